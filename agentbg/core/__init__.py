@@ -1,0 +1,17 @@
+"""What a run means and what to do next: pure code, with no await, no clock, no random source, no network, no SDK.
+
+Time and randomness come in as arguments, so all that is hard here can be tested without a loop.
+
+    status      the eight words for where a run stands
+    model       what travels between the rooms: references, requests, snapshots, stream events
+    position    how far a run's stream has come: sequence, cursor, and a digest of the delivered text
+    assembly    events and snapshots in, updates out: duplicates, gaps, replays, restarts, the missing tail
+    update      one step of a run as users see it
+    response    the answer as users see it
+    token       an update's position as text that another process can resume from
+    schedule    when to poll: growth, jitter, hints, fault backoff
+    queue       which run is due next
+    run         the state machine that ties these together
+    record      the durable part of a run
+    sse         bytes to server-sent events, across any cut
+"""

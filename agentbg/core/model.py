@@ -1,0 +1,121 @@
+"""What travels between the rooms. Everything here is plain data; no vendor's type is among it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from .status import RunStatus
+
+JSON = Mapping[str, Any]
+"""A JSON object as it came from the service."""
+
+Cursor = int | str
+"""A place in a service's own stream. Integers are ordered; strings are opaque."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Where a run lives: which provider, which endpoint (a fingerprint), under which ids. Holds no secret."""
+
+    provider: str
+    endpoint: str
+    ids: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """The run's main id at the service, for people and logs."""
+        return next(iter(self.ids.values()), "")
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """What to ask, in neutral words. JSON-safe, and free of secrets, so that a store can keep it."""
+
+    input: Sequence[JSON]
+    """Items in the shape of the Responses API: the field's common tongue."""
+    instructions: str | None = None
+    tools: Sequence[JSON] = ()
+    output_schema: JSON | None = None
+    """A JSON schema with a `title`; None for free text."""
+    background: bool = True
+    previous: RunRef | None = None
+    """The run that this one continues, when the service keeps the conversation."""
+    extra: JSON = field(default_factory=dict[str, Any])
+    """Parameters of the service itself, sent as they are; they win over all else."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunErrorInfo:
+    """Why a run has no result, in the service's own words."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the service counted; the service's own object is in `raw`."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    raw: JSON = field(default_factory=dict[str, Any], repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A whole run as the service shows it at one moment. The final one is the truth."""
+
+    ref: RunRef | None
+    """None when the service answered at once and gave no id."""
+    status: RunStatus
+    raw_status: str
+    text: str = ""
+    """The answer's text so far, over all messages."""
+    items: Sequence[JSON] = ()
+    """Output items, as they came."""
+    error: RunErrorInfo | None = None
+    usage: Usage | None = None
+    poll_after: float | None = None
+    """The service's wish in seconds for the next poll; a floor."""
+    raw: JSON = field(default_factory=dict[str, Any], repr=False)
+
+
+class EventKind(StrEnum):
+    """What a stream event means to a run."""
+
+    STATUS = "status"
+    """A snapshot of the run, still going."""
+    ITEM = "item"
+    """An output item begins."""
+    TEXT = "text"
+    """More of the answer's text."""
+    PROGRESS = "progress"
+    """Anything else that belongs to the answer: reasoning, arguments of a call, an item's end, a new kind of event."""
+    ERROR = "error"
+    """The service reports an error. Not an end: a terminal snapshot, or a poll, gives that."""
+    END = "end"
+    """A snapshot after which nothing follows: terminal, or waiting for the user."""
+    KEEPALIVE = "keepalive"
+    """A sign of life without content. It never reaches a user."""
+
+
+@dataclass(slots=True)
+class StreamEvent:
+    """One event of a service's stream. The hot type: a slotted dataclass, made once per event."""
+
+    kind: EventKind
+    raw: JSON
+    text: str = ""
+    """The delta, for TEXT."""
+    cursor: Cursor | None = None
+    """None where the service gave none: such an event never moves the cursor."""
+    index: int | None = None
+    """The output item it belongs to."""
+    snapshot: Snapshot | None = None
+    """For STATUS and END; also for ERROR where the service sent one."""
+    error: RunErrorInfo | None = None
+    """For ERROR."""

@@ -1,0 +1,39 @@
+"""How far a run's stream has come. Small enough for a token, enough to find exactly the missing tail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+from .model import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place between two updates of one run.
+
+    `chars` and `digest` (CRC-32 of the UTF-8) stand for the text delivered since the start or the last reset, so that
+    a final text can be compared with what a consumer holds without keeping that text.
+    """
+
+    seq: int = 0
+    """Updates delivered so far; the last one's `seq`."""
+    cursor: Cursor | None = None
+    """The service's cursor of the last event that carried one."""
+    chars: int = 0
+    digest: int = 0
+    items: int = 0
+    """Output items begun so far."""
+
+
+def digest(text: str, start: int = 0) -> int:
+    """The CRC-32 of `text`, going on from `start`. Lone surrogates, which JSON can carry, are allowed."""
+    return crc32(text.encode("utf-8", "surrogatepass"), start)
+
+
+def tail(text: str, at: Position) -> str | None:
+    """What of `text` is not delivered at `at`; None when `text` does not begin with what was delivered."""
+    if len(text) < at.chars or digest(text[: at.chars]) != at.digest:
+        return None
+
+    return text[at.chars :]

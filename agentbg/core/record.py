@@ -1,0 +1,54 @@
+"""The durable part of a run: what a store keeps of it, and all that another process needs to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .model import RunRef, Snapshot, StartRequest
+from .position import Position
+from .status import RunStatus
+from .update import AgentRunResponseUpdate
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run, as a store keeps it. Times are Unix times in seconds.
+
+    A record without a `ref` is an *intent*: written before the start is sent, so that a process that dies in between
+    leaves a trace. `epoch` grows by one with each owner; a write with an older epoch is refused.
+    """
+
+    id: str
+    agent: str
+    provider: str
+    endpoint: str
+    stream: bool
+    created_at: float
+    request: StartRequest | None = None
+    """None for a run that was picked up by its token."""
+    epoch: int = 0
+    status: RunStatus = RunStatus.QUEUED
+    raw_status: str = ""
+    ref: RunRef | None = None
+    position: Position = Position()
+    refused: bool = False
+    """True when the service does not stream this run (any more)."""
+    cancel_requested: bool = False
+    deadline_at: float | None = None
+    updated_at: float = 0.0
+    finished_at: float | None = None
+    polls: int = 0
+    snapshot: Snapshot | None = None
+    """The latest that is worth keeping; the final one once the run has ended."""
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The caller's own, JSON-safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One transaction: the run's new record and the updates that belong to it."""
+
+    record: RunRecord
+    updates: Sequence[AgentRunResponseUpdate] = ()

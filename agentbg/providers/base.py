@@ -1,0 +1,122 @@
+"""The contract between the runtime and a service.
+
+A provider says things the way its service wants them, and reports what the service said in the words of
+`core.model`. It keeps no state of a run, retries nothing, and decides nothing: when to poll, whether to retry, and
+what an event means for a run is the core's business. No vendor's type leaves it.
+
+**Errors.** Every method raises `ProviderError` kinds only: `ServiceUnavailable` for what may pass (connection,
+time-out, 408, 409, 429, 5xx, HTML or broken JSON where JSON should be), with `unsent=True` only when the request
+surely did no work; `RunNotFound` for a 404 of a run; `AuthenticationFailed` and `RequestRejected` for what will not
+pass; `StreamRefused` from `attach` when the run cannot be streamed (any more); `Unsupported` for what the service has
+not. Broken client set-up, such as a missing key, is `AuthenticationFailed` too.
+
+**Cancellation.** Cancelling a call closes its connection and does nothing to the remote run. The iterators of `open`
+and `attach` are asynchronous generators: whoever iterates closes them with `aclose()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from enum import Enum, Flag, auto
+from typing import Any, Protocol, runtime_checkable
+
+from ..core.model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
+
+
+class Resume(Enum):
+    """What a service can give after a broken stream."""
+
+    NONE = "none"
+    """Nothing: the run can only be polled."""
+    SNAPSHOT = "snapshot"
+    """The run as it is now, then what follows."""
+    LOG = "log"
+    """A list of past items, to be told apart by id, then what follows."""
+    CURSOR = "cursor"
+    """Exactly what follows a cursor."""
+
+
+class Cap(Flag):
+    """What else a service can do."""
+
+    STREAM_START = auto()
+    """`open` starts a run and streams it in one request."""
+    CANCEL = auto()
+    RESPOND = auto()
+    DELETE = auto()
+    PARTIAL_ON_POLL = auto()
+    """A poll of a running run shows the output so far."""
+    PREVIOUS = auto()
+    """The service keeps conversations: a start may name the run that it continues."""
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """A service that runs agents in the background."""
+
+    @property
+    def name(self) -> str:
+        """Names the protocol in records and tokens: "openai". The same for every instance of the class."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """A short fingerprint of the address that runs live at. It holds no credentials."""
+        ...
+
+    @property
+    def caps(self) -> Cap:
+        """The operations that the service has."""
+        ...
+
+    @property
+    def resume(self) -> Resume:
+        """What the service can give after a broken stream."""
+        ...
+
+    @property
+    def retention(self) -> float:
+        """How long, in seconds, the service keeps a run after its start. Older tokens are refused unasked."""
+        ...
+
+    async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
+        """Start a run, once: not a byte is sent twice. May return a terminal snapshot.
+
+        `key` identifies the attempt to services that honour an idempotency key.
+        """
+        ...
+
+    def open(self, request: StartRequest, *, key: str | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
+        """Start a run and stream it. The first snapshot carries the ref.
+
+        Yields the events that arrived together, as soon as they arrived. A service that starts the run but answers
+        without a stream is reported by a STATUS event with the snapshot, and then `StreamRefused`.
+        """
+        ...
+
+    async def poll(self, ref: RunRef) -> Snapshot:
+        """Ask once how the run stands."""
+        ...
+
+    def attach(self, ref: RunRef, *, after: Cursor | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
+        """Stream a run from just after `after`, or from its beginning.
+
+        The iterator's end means only that the connection ended; an END event means that the run did.
+        """
+        ...
+
+    async def cancel(self, ref: RunRef) -> Snapshot | None:
+        """Ask the service to cancel. None means: accepted, or too late; poll for the truth."""
+        ...
+
+    async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
+        """Answer what the run waits for. The snapshot may carry a new ref."""
+        ...
+
+    async def delete(self, ref: RunRef) -> None:
+        """Delete the run at the service. Deleting what is gone is no error."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release the connections that the provider made itself. It can be called twice."""
+        ...

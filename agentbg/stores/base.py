@@ -1,0 +1,83 @@
+"""The contract of a store: the durable facts about runs.
+
+1. **An intent comes first.** `create` writes the record before the start is sent. Once it returns, the record is
+   durable: it survives the death of the process (a store that cannot, says so in its docstring).
+2. **One transaction.** `save` commits the record and its updates together, or neither. When it returns, they are durable.
+3. **Fenced.** Every `save` carries the record's epoch. `acquire` raises the epoch by one; from then on a `save` with an
+   older one raises `Fenced` and writes nothing. The engine that hands runs to owners may err; this rule may not.
+4. **Idempotent append.** Saving an update whose (run, seq) is in the journal already changes nothing: the first wins.
+5. **Ordered reads.** `read` gives updates by ascending seq, without gaps, and only committed ones.
+6. **One owner.** `open` takes the whole store for one runtime, or raises `StoreInUse`; `aclose`, or the death of the
+   process, releases it. A store opened with `readonly=True` takes nothing and refuses every write.
+7. **No aliasing.** What goes in is copied or serialised before the call returns; what comes out is the caller's own.
+
+Errors: `RunUnknown` for an id that is not there; `StoreError` kinds for the rest. Cancelling a call never corrupts
+anything: the write either happens whole or not at all. Times are Unix times in seconds.
+
+The updates that come out of `read` have `response` and `issuer` unset; the runtime fills them in.
+`agentbg.testing.stores` holds the conformance suite that every store passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
+
+from ..core.record import RunRecord, Write
+from ..core.status import RunStatus
+from ..core.update import AgentRunResponseUpdate
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps runs and the journals of their updates."""
+
+    async def open(self, *, readonly: bool = False) -> None:
+        """Make ready, and take ownership unless `readonly`. Opening an open store raises `StoreInUse`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, release ownership. It can be called twice."""
+        ...
+
+    async def create(self, record: RunRecord) -> None:
+        """Write a new run. Raises `StoreError` when the id is taken."""
+        ...
+
+    async def acquire(self, run_id: str) -> RunRecord:
+        """Become the run's owner: its record, with the epoch raised by one and stored."""
+        ...
+
+    async def save(self, writes: Sequence[Write]) -> None:
+        """Commit each write (rules 2 to 4). One that is fenced raises `Fenced`; the others of the same call commit."""
+        ...
+
+    async def load(self, run_id: str) -> RunRecord:
+        """The run's record as it is now."""
+        ...
+
+    async def list(
+        self,
+        *,
+        statuses: Collection[RunStatus] | None = None,
+        agent: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[RunRecord]:
+        """Records, the newest first."""
+        ...
+
+    async def find(self, provider: str, endpoint: str, remote_id: str) -> RunRecord | None:
+        """The newest run with this id at this service (`RunRef.id`), or None."""
+        ...
+
+    async def read(self, run_id: str, *, after: int = 0, limit: int = 256) -> Sequence[AgentRunResponseUpdate]:
+        """At most `limit` updates with a seq above `after`."""
+        ...
+
+    async def delete(self, run_id: str) -> None:
+        """Forget a run and its journal. Deleting what is not there is no error."""
+        ...
+
+    async def purge(self, *, before: float) -> int:
+        """Forget the terminal runs that finished before this Unix time; how many they were."""
+        ...
