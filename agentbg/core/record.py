@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .model import RunRef, Snapshot, StartRequest
 from .position import Position
 from .status import RunStatus
-from .update import AgentRunResponseUpdate
 
 
 @dataclass(slots=True)
@@ -44,11 +42,3 @@ class RunRecord:
     """The latest that is worth keeping; the final one once the run has ended."""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     """The caller's own, JSON-safe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One transaction: the run's new record and the updates that belong to it."""
-
-    record: RunRecord
-    updates: Sequence[AgentRunResponseUpdate] = ()

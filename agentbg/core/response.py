@@ -75,7 +75,11 @@ def build_response(
     return AgentRunResponse(
         status=snapshot.status,
         text=snapshot.text,
-        messages=[Message(str(item.get("role", "")), item_text(item), item) for item in snapshot.items if is_message(item)],
+        messages=[
+            Message(str(item.get("role", "")), item_text(item), item)
+            for item in snapshot.items
+            if is_message(item)
+        ],
         continuation_token=token if snapshot.status.live else None,
         response_id=snapshot.ref.id if snapshot.ref else None,
         usage=snapshot.usage,

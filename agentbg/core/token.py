@@ -100,7 +100,9 @@ class ContinuationToken:
         return core_schema.json_or_python_schema(
             json_schema=parsed,
             python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), parsed]),
-            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                str, return_schema=core_schema.str_schema()
+            ),
         )
 
     @classmethod
@@ -114,7 +116,14 @@ def _fields(token: ContinuationToken) -> dict[str, Any]:
     """Short names, and nothing that has its default: tokens travel in URLs."""
     at = token.position
     fields: dict[str, Any] = {"p": token.ref.provider, "e": token.ref.endpoint, "i": dict(token.ref.ids)}
-    counts = {"n": at.seq, "l": at.chars, "d": at.digest, "o": at.items, "t": int(token.issued_at), "s": int(token.streamed)}
+    counts = {
+        "n": at.seq,
+        "l": at.chars,
+        "d": at.digest,
+        "o": at.items,
+        "t": int(token.issued_at),
+        "s": int(token.streamed),
+    }
     fields.update((name, count) for name, count in counts.items() if count)
     if at.cursor is not None:
         fields["c"] = at.cursor
@@ -180,12 +189,18 @@ def _check_seal(body: str, seal: str, key: bytes | None) -> None:
         return
 
     if key is not None:
-        raise TokenTampered("The token's signature is missing or wrong for this key: it was changed, or never signed.")
+        raise TokenTampered(
+            "The token's signature is missing or wrong for this key: it was changed, or never signed."
+        )
 
     if len(given) == _MAC_BYTES:
-        raise TokenTampered("The token is signed; pass the key it was signed with: ContinuationToken.parse(text, key=…).")
+        raise TokenTampered(
+            "The token is signed; pass the key it was signed with: ContinuationToken.parse(text, key=…)."
+        )
 
-    raise TokenMalformed("The continuation token is damaged: its checksum does not match. Pass it whole and unchanged.")
+    raise TokenMalformed(
+        "The continuation token is damaged: its checksum does not match. Pass it whole and unchanged."
+    )
 
 
 def _seal(body: str, key: bytes | None) -> bytes:
@@ -203,4 +218,6 @@ def _unpack(text: str) -> bytes:
     try:
         return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
-        raise TokenMalformed("The continuation token is damaged: it holds characters that no token has.") from error
+        raise TokenMalformed(
+            "The continuation token is damaged: it holds characters that no token has."
+        ) from error

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
-from ..core.record import RunRecord, Write
+from ..core.record import RunRecord
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 
@@ -48,8 +48,8 @@ class Store(Protocol):
         """Become the run's owner: its record, with the epoch raised by one and stored."""
         ...
 
-    async def save(self, writes: Sequence[Write]) -> None:
-        """Commit each write (rules 2 to 4). One that is fenced raises `Fenced`; the others of the same call commit."""
+    async def save(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate] = ()) -> None:
+        """Commit the run's new record and the updates that belong to it (rules 2 to 4)."""
         ...
 
     async def load(self, run_id: str) -> RunRecord:
@@ -70,7 +70,9 @@ class Store(Protocol):
         """The newest run with this id at this service (`RunRef.id`), or None."""
         ...
 
-    async def read(self, run_id: str, *, after: int = 0, limit: int = 256) -> Sequence[AgentRunResponseUpdate]:
+    async def read(
+        self, run_id: str, *, after: int = 0, limit: int = 256
+    ) -> Sequence[AgentRunResponseUpdate]:
         """At most `limit` updates with a seq above `after`."""
         ...
 
