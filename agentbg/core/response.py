@@ -76,9 +76,7 @@ def build_response(
         status=snapshot.status,
         text=snapshot.text,
         messages=[
-            Message(str(item.get("role", "")), item_text(item), item)
-            for item in snapshot.items
-            if is_message(item)
+            Message(str(item.get("role", "")), item_text(item), item) for item in snapshot.items if is_message(item)
         ],
         continuation_token=token if snapshot.status.live else None,
         response_id=snapshot.ref.id if snapshot.ref else None,

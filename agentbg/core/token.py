@@ -93,16 +93,12 @@ class ContinuationToken:
         return f"{PREFIX}{VERSION}.{body}.{_pack(_seal(body, key))}"
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: type[Any], handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         parsed = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
         return core_schema.json_or_python_schema(
             json_schema=parsed,
             python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), parsed]),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                str, return_schema=core_schema.str_schema()
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
         )
 
     @classmethod
@@ -189,18 +185,14 @@ def _check_seal(body: str, seal: str, key: bytes | None) -> None:
         return
 
     if key is not None:
-        raise TokenTampered(
-            "The token's signature is missing or wrong for this key: it was changed, or never signed."
-        )
+        raise TokenTampered("The token's signature is missing or wrong for this key: it was changed, or never signed.")
 
     if len(given) == _MAC_BYTES:
         raise TokenTampered(
             "The token is signed; pass the key it was signed with: ContinuationToken.parse(text, key=…)."
         )
 
-    raise TokenMalformed(
-        "The continuation token is damaged: its checksum does not match. Pass it whole and unchanged."
-    )
+    raise TokenMalformed("The continuation token is damaged: its checksum does not match. Pass it whole and unchanged.")
 
 
 def _seal(body: str, key: bytes | None) -> bytes:
@@ -218,6 +210,4 @@ def _unpack(text: str) -> bytes:
     try:
         return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
-        raise TokenMalformed(
-            "The continuation token is damaged: it holds characters that no token has."
-        ) from error
+        raise TokenMalformed("The continuation token is damaged: it holds characters that no token has.") from error

@@ -86,9 +86,7 @@ class Provider(Protocol):
         """
         ...
 
-    def open(
-        self, request: StartRequest, *, key: str | None = None
-    ) -> AsyncGenerator[Sequence[StreamEvent], None]:
+    def open(self, request: StartRequest, *, key: str | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
         """Start a run and stream it. The first snapshot carries the ref.
 
         Yields the events that arrived together, as soon as they arrived. A service that starts the run but answers
@@ -100,9 +98,7 @@ class Provider(Protocol):
         """Ask once how the run stands."""
         ...
 
-    def attach(
-        self, ref: RunRef, *, after: Cursor | None = None
-    ) -> AsyncGenerator[Sequence[StreamEvent], None]:
+    def attach(self, ref: RunRef, *, after: Cursor | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
         """Stream a run from just after `after`, or from its beginning.
 
         The iterator's end means only that the connection ended; an END event means that the run did.

@@ -70,9 +70,7 @@ class Store(Protocol):
         """The newest run with this id at this service (`RunRef.id`), or None."""
         ...
 
-    async def read(
-        self, run_id: str, *, after: int = 0, limit: int = 256
-    ) -> Sequence[AgentRunResponseUpdate]:
+    async def read(self, run_id: str, *, after: int = 0, limit: int = 256) -> Sequence[AgentRunResponseUpdate]:
         """At most `limit` updates with a seq above `after`."""
         ...
 
