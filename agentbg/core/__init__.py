@@ -8,10 +8,12 @@ Time and randomness come in as arguments, so all that is hard here can be tested
     assembly    events and snapshots in, updates out: duplicates, gaps, replays, restarts, the missing tail
     update      one step of a run as users see it
     response    the answer as users see it
+    states      phases, signals and the table of the run machine
     token       an update's position as text that another process can resume from
     schedule    when to poll: growth, jitter, hints, fault backoff
     queue       which run is due next
-    run         the state machine that ties these together
+    messages    observations in, commands out
+    run         the machine at work: it ties these together
     record      the durable part of a run
     sse         bytes to server-sent events, across any cut
 """

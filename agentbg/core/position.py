@@ -23,7 +23,7 @@ class Position:
     chars: int = 0
     digest: int = 0
     items: int = 0
-    """Output items begun so far."""
+    """The output items begun so far, as a bit mask: items need not begin in order."""
 
 
 def digest(text: str, start: int = 0) -> int:

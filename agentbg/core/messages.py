@@ -1,0 +1,141 @@
+"""What the run machine is told (observations) and what it asks for (commands)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ProviderError
+from .model import Cursor, Snapshot, StreamEvent
+from .update import AgentRunResponseUpdate
+
+# --- observations: something happened -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The service answered the start."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The service refused the start: there is no run."""
+
+    error: ProviderError
+
+
+@dataclass(frozen=True, slots=True)
+class StartLost:
+    """The start was sent, or may have been, and its answer is lost."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A poll, or any other call that shows the whole run, was answered."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class PollFailed:
+    """A poll was not answered, or answered with an error."""
+
+    error: ProviderError
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Events arrived together."""
+
+    events: Sequence[StreamEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """A connection ended, or could not be made. A clean end has no error; neither says that the run has ended."""
+
+    error: ProviderError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """The user wants the remote run to be cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswered:
+    """The service answered a cancel, or refused it: either way the truth is in the snapshot or in the next poll."""
+
+    snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The time of the last `WakeAt` has come."""
+
+
+Observation = (
+    Started
+    | StartFailed
+    | StartLost
+    | Polled
+    | PollFailed
+    | Streamed
+    | StreamEnded
+    | CancelAsked
+    | CancelAnswered
+    | Due
+)
+
+# --- commands: do this, in this order -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Store the run's record and these updates together; then hand the updates on; then, if `settled`, the result."""
+
+    updates: Sequence[AgentRunResponseUpdate] = ()
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Tell the machine `Due` at this time. Replaces the time before."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask the service how the run stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Open the stream after this cursor; at its beginning for None."""
+
+    after: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Close the stream, if one is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ask the service to cancel the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complain:
+    """Tell those who wait: the service refuses to talk about this run. The run goes on."""
+
+    error: ProviderError
+
+
+Command = Commit | WakeAt | Poll | Attach | Detach | Cancel | Complain
