@@ -1,0 +1,247 @@
+"""Output items of a run, and the events that each of them is streamed as."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from .wire import JSON, Event
+
+
+class OutputItem(Protocol):
+    """One item of a run's output. Its events carry no `output_index` and no `sequence_number`: the script adds them."""
+
+    @property
+    def prefix(self) -> str:
+        """What the item's id begins with, such as `msg`."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens that this item counts for in `usage`."""
+        ...
+
+    def begun(self, id: str) -> Event:
+        """The item as `response.output_item.added` shows it."""
+        ...
+
+    def events(self, id: str) -> Iterator[Event]:
+        """What is streamed between the item's beginning and its end."""
+        ...
+
+    def ended(self, id: str, status: str) -> Event:
+        """The item as `response.output_item.done` and the final output show it. `status` is completed or incomplete."""
+        ...
+
+
+def split(text: str, deltas: int | None) -> list[str]:
+    """Cut `text` into `deltas` pieces of about the same size, or, for None, into words.
+
+    Raises `ValueError` when the text is too short for so many pieces.
+    """
+    if deltas is None:
+        return re.findall(r"\s*\S+(?:\s+\Z)?|\s+\Z", text)
+
+    if deltas > len(text):
+        raise ValueError(
+            f"{len(text)} characters make no {deltas} deltas; use Script.story(deltas={deltas}), or more text"
+        )
+
+    return [text[len(text) * i // deltas : len(text) * (i + 1) // deltas] for i in range(deltas)]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of the assistant: `text`, streamed in `deltas` pieces (None: one per word)."""
+
+    text: str
+    deltas: int | None = None
+    annotations: tuple[JSON, ...] = ()
+    prefix: ClassVar[str] = "msg"
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each delta."""
+        return split(self.text, self.deltas)
+
+    @property
+    def tokens(self) -> int:
+        """One for each delta."""
+        return len(self.pieces)
+
+    def begun(self, id: str) -> Event:
+        """The message, still empty."""
+        return {"id": id, "type": "message", "status": "in_progress", "content": [], "role": "assistant"}
+
+    def events(self, id: str) -> Iterator[Event]:
+        """One content part: added, its deltas and annotations, done."""
+        place = {"item_id": id, "content_index": 0}
+        yield {"type": "response.content_part.added", **place, "part": self._part("", ())}
+        for piece in self.pieces:
+            yield {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
+
+        for index, annotation in enumerate(self.annotations):
+            added: Event = {"annotation": annotation, "annotation_index": index}
+            yield {"type": "response.output_text.annotation.added", **place, **added}
+
+        yield {"type": "response.output_text.done", **place, "text": self.text, "logprobs": []}
+        yield {"type": "response.content_part.done", **place, "part": self._part(self.text, self.annotations)}
+
+    def ended(self, id: str, status: str) -> Event:
+        """The message with its text."""
+        part = self._part(self.text, self.annotations)
+        return {"id": id, "type": "message", "status": status, "content": [part], "role": "assistant"}
+
+    def _part(self, text: str, annotations: tuple[JSON, ...]) -> Event:
+        return {"type": "output_text", "annotations": list(annotations), "logprobs": [], "text": text}
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A reasoning item with the parts of its summary; with none, it begins and ends at once."""
+
+    summary: tuple[str, ...] = ()
+    prefix: ClassVar[str] = "rs"
+
+    @property
+    def tokens(self) -> int:
+        """One for each word of the summary."""
+        return sum(len(split(part, None)) for part in self.summary)
+
+    def begun(self, id: str) -> Event:
+        """The item with an empty summary. Reasoning has no status."""
+        return {"id": id, "type": "reasoning", "summary": []}
+
+    def events(self, id: str) -> Iterator[Event]:
+        """Each part of the summary: added, its deltas, done."""
+        for index, text in enumerate(self.summary):
+            place = {"item_id": id, "summary_index": index}
+            empty, full = {"type": "summary_text", "text": ""}, {"type": "summary_text", "text": text}
+            yield {"type": "response.reasoning_summary_part.added", **place, "part": empty}
+            for piece in split(text, None):
+                yield {"type": "response.reasoning_summary_text.delta", **place, "delta": piece}
+
+            yield {"type": "response.reasoning_summary_text.done", **place, "text": text}
+            yield {"type": "response.reasoning_summary_part.done", **place, "part": full}
+
+    def ended(self, id: str, status: str) -> Event:  # noqa: ARG002
+        """The item with its summary."""
+        return {"id": id, "type": "reasoning", "summary": [{"type": "summary_text", "text": t} for t in self.summary]}
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A call of the user's function: `arguments` is JSON text, streamed in `deltas` pieces (None: one per word)."""
+
+    name: str
+    arguments: str = "{}"
+    call_id: str = "call_000000000000000000000001"
+    deltas: int | None = None
+    prefix: ClassVar[str] = "fc"
+
+    @property
+    def tokens(self) -> int:
+        """One for each delta."""
+        return len(split(self.arguments, self.deltas))
+
+    def begun(self, id: str) -> Event:
+        """The call, with no arguments yet."""
+        return self._item(id, "in_progress", "")
+
+    def events(self, id: str) -> Iterator[Event]:
+        """The arguments: deltas, done."""
+        for piece in split(self.arguments, self.deltas):
+            yield {"type": "response.function_call_arguments.delta", "item_id": id, "delta": piece}
+
+        yield {"type": "response.function_call_arguments.done", "item_id": id, "arguments": self.arguments}
+
+    def ended(self, id: str, status: str) -> Event:
+        """The call with its arguments."""
+        return self._item(id, status, self.arguments)
+
+    def _item(self, id: str, status: str, arguments: str) -> Event:
+        return {
+            "id": id,
+            "type": "function_call",
+            "status": status,
+            "arguments": arguments,
+            "call_id": self.call_id,
+            "name": self.name,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WebSearch:
+    """A web search that the service does itself."""
+
+    query: str
+    prefix: ClassVar[str] = "ws"
+    tokens: ClassVar[int] = 0
+
+    def begun(self, id: str) -> Event:
+        """The search, before its query is known."""
+        return {"id": id, "type": "web_search_call", "status": "in_progress", "action": {"type": "search"}}
+
+    def events(self, id: str) -> Iterator[Event]:
+        """The three steps of a search."""
+        for step in ("in_progress", "searching", "completed"):
+            yield {"type": f"response.web_search_call.{step}", "item_id": id}
+
+    def ended(self, id: str, status: str) -> Event:
+        """The search with its query."""
+        action = {"type": "search", "queries": [self.query], "query": self.query}
+        return {"id": id, "type": "web_search_call", "status": status, "action": action}
+
+
+@dataclass(frozen=True, slots=True)
+class McpApprovalRequest:
+    """The run waits for the user's word on a tool of an MCP server. The response itself is completed."""
+
+    name: str
+    arguments: str = "{}"
+    server_label: str = "server"
+    prefix: ClassVar[str] = "mcpr"
+    tokens: ClassVar[int] = 0
+
+    def begun(self, id: str) -> Event:
+        """The request, whole from the beginning."""
+        return self.ended(id, "completed")
+
+    def events(self, id: str) -> Iterator[Event]:  # noqa: ARG002
+        """None."""
+        return iter(())
+
+    def ended(self, id: str, status: str) -> Event:  # noqa: ARG002
+        """The request."""
+        return {
+            "id": id,
+            "type": "mcp_approval_request",
+            "arguments": self.arguments,
+            "name": self.name,
+            "server_label": self.server_label,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RawItem:
+    """Any other item, given as it is when it ends, with the events in between; its id is added."""
+
+    item: JSON
+    prefix: str = "item"
+    between: tuple[JSON, ...] = ()
+    tokens: int = field(default=0, kw_only=True)
+
+    def begun(self, id: str) -> Event:
+        """The item, in progress if it has a status."""
+        return {**self.item, "id": id, **({"status": "in_progress"} if "status" in self.item else {})}
+
+    def events(self, id: str) -> Iterator[Event]:
+        """What was given, with the item's id."""
+        for event in self.between:
+            yield {"type": event["type"], "item_id": id, **event}
+
+    def ended(self, id: str, status: str) -> Event:
+        """The item."""
+        return {**self.item, "id": id, **({"status": status} if "status" in self.item else {})}

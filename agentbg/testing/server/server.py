@@ -1,0 +1,135 @@
+"""The server: a socket, a service, and faults between them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Self
+
+from .connection import Connection
+from .exchange import Request
+from .fault import Fault, Faults
+from .reply import Reply
+from .run import Run
+from .script import ScriptSource, echo
+from .service import Service
+
+
+class ResponsesServer:
+    """A Responses API over real HTTP on 127.0.0.1, for tests: it does what a script says, and breaks as faults say.
+
+        async with ResponsesServer(script=Script.text("Hello"), faults=[CutAfterEvent(5)]) as server:
+            client = AsyncOpenAI(base_url=server.base_url, api_key="any")
+
+    Leaving the block closes the port and all connections, and waits for them.
+    """
+
+    def __init__(
+        self,
+        *,
+        script: ScriptSource = echo,
+        faults: Iterable[Fault] = (),
+        api_key: str | None = None,
+        models: Collection[str] | None = None,
+        stream_window: float = 300.0,
+        retention: float = math.inf,
+        port: int = 0,
+        log: bool = True,
+    ) -> None:
+        """Prepare a server.
+
+        Args:
+            script: What runs do: a `Script`, a list of them in the order of the runs (the last one repeats), or a
+                function from the JSON body of the request. The default says back what it was told.
+            faults: What goes wrong; see `Fault` for the order.
+            api_key: If given, requests without exactly this bearer token get a 401.
+            models: If given, other models get a 404.
+            stream_window: For how many seconds after its creation a run can be streamed.
+            retention: For how many seconds after its creation a run is kept; then it is a 404.
+            port: 0 for any free one.
+            log: Whether to keep `requests`.
+        """
+        self.requests: list[Request] = []
+        """All requests since the start, or since `reset`, in order."""
+        self.faults = Faults(list(faults))
+        self.service = Service(
+            script, time.monotonic, api_key=api_key, models=models, stream_window=stream_window, retention=retention
+        )
+        self._port = port
+        self._log = log
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        """The port in use. Raises `RuntimeError` before the server has started."""
+        if self._server is None:
+            raise RuntimeError("the server is not running; use it in `async with`")
+
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def base_url(self) -> str:
+        """What a client takes as its `base_url`."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """The runs by id, in the order of their creation, without the deleted ones."""
+        return self.service.runs
+
+    def run(self, index: int = -1) -> Run:
+        """A run by its place in the order of creation; the newest one by default."""
+        return list(self.runs.values())[index]
+
+    def count(self, kind: str) -> int:
+        """How many requests of a kind there were: a method, or a role such as create, poll, attach, stream, cancel."""
+        return sum(kind in request.kinds for request in self.requests)
+
+    def inject(self, *faults: Fault) -> None:
+        """Add faults, after those that are there."""
+        self.faults.add(*faults)
+
+    def reset(self) -> None:
+        """Forget all requests and runs, and make all faults new again. Open streams go on."""
+        self.requests.clear()
+        self.service.forget()
+        self.faults.reset()
+
+    async def start(self) -> None:
+        """Open the port. Raises `OSError` when it is taken."""
+        self.service.clock = asyncio.get_running_loop().time
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, backlog=1024)
+
+    async def stop(self) -> None:
+        """Close the port and all connections."""
+        if self._server is None:
+            return
+
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.ensure_future(Connection(reader, writer, self._answer).serve())
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    def _answer(self, request: Request) -> Reply:
+        if self._log:
+            self.requests.append(request)
+
+        return self.faults.answer(self.service.exchange(request), self.service.answer)
