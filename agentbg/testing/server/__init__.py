@@ -1,5 +1,17 @@
 """A Responses server over real HTTP on 127.0.0.1, which breaks as it is told; see `docs/testing.md`."""
 
+from .answers import BrokenJson as BrokenJson
+from .answers import DropStart as DropStart
+from .answers import EmptyBody as EmptyBody
+from .answers import HtmlBody as HtmlBody
+from .answers import HtmlInsteadOfSse as HtmlInsteadOfSse
+from .answers import JsonInsteadOfSse as JsonInsteadOfSse
+from .answers import NotFoundAfterCreate as NotFoundAfterCreate
+from .answers import PollHint as PollHint
+from .answers import SlowBody as SlowBody
+from .answers import Status as Status
+from .answers import StatusFlip as StatusFlip
+from .answers import TooOld as TooOld
 from .exchange import Exchange as Exchange
 from .exchange import Request as Request
 from .fault import Fault as Fault
@@ -10,6 +22,14 @@ from .items import OutputItem as OutputItem
 from .items import RawItem as RawItem
 from .items import Reasoning as Reasoning
 from .items import WebSearch as WebSearch
+from .numbering import AttachFault as AttachFault
+from .numbering import DeadAtEnd as DeadAtEnd
+from .numbering import FullReplay as FullReplay
+from .numbering import Gap as Gap
+from .numbering import IgnoreCursorAhead as IgnoreCursorAhead
+from .numbering import Renumber as Renumber
+from .numbering import ResetNumbering as ResetNumbering
+from .numbering import UnknownEvent as UnknownEvent
 from .reply import Cut as Cut
 from .reply import Pause as Pause
 from .reply import Reply as Reply
@@ -18,3 +38,16 @@ from .run import Run as Run
 from .script import Script as Script
 from .script import echo as echo
 from .server import ResponsesServer as ResponsesServer
+from .streams import Comments as Comments
+from .streams import CorruptEvent as CorruptEvent
+from .streams import CutAfterByte as CutAfterByte
+from .streams import CutAfterEvent as CutAfterEvent
+from .streams import Duplicate as Duplicate
+from .streams import ErrorEvent as ErrorEvent
+from .streams import Fragment as Fragment
+from .streams import Keepalives as Keepalives
+from .streams import NoTerminalEvent as NoTerminalEvent
+from .streams import Stall as Stall
+from .streams import StreamFault as StreamFault
+from .streams import TerminalNamed as TerminalNamed
+from .streams import Unsequenced as Unsequenced

@@ -11,6 +11,7 @@ import signal
 
 from .script import Script, echo
 from .server import ResponsesServer
+from .wire import JSON
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -19,11 +20,12 @@ async def main(options: argparse.Namespace) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
 
-    times = {"queued": options.queued, "running": options.running, "delay": options.delay}
-    story = Script.story(options.deltas).lasting(**times) if options.deltas else None
-    script = story or (lambda request: echo(request).lasting(**times))
+    def script(request: JSON) -> Script:
+        script = Script.story(options.deltas) if options.deltas else echo(request)
+        return script.lasting(queued=options.queued, running=options.running, delay=options.delay)
+
     async with ResponsesServer(script=script, port=options.port, log=False) as server:
-        print(f"READY {server.base_url}", flush=True)  # noqa: T201
+        print(f"READY {server.base_url}", flush=True)
         await stop.wait()
 
 

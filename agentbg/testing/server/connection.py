@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
@@ -99,7 +100,7 @@ class Connection:
             self._writer.write(data)
 
     async def _while_connected(self, work: Coroutine[None, None, None]) -> None:
-        """Do `work` until it is done, or until the other side closes the connection: a long pause would never notice."""
+        """Do `work` until it is done, or the other side closes the connection; a long pause would never notice."""
         sending, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._read_ahead())
         try:
             await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -129,14 +130,18 @@ class Connection:
 
             if isinstance(step, Pause):
                 await _wait(step)
-            elif isinstance(step, Cut) and step.how != "clean":
-                return await self._cut(step.how)
             elif isinstance(step, Cut):
-                break
+                return await self._end(step.how)
 
         await self._flush(batch)
+        return await self._end("clean")
+
+    async def _end(self, how: How) -> None:
+        if how != "clean":
+            return await self._abandon(reset=how == "rst")
+
         self._write(h11.EndOfMessage())
-        await self._writer.drain()
+        return await self._writer.drain()
 
     async def _flush(self, batch: bytearray) -> None:
         if batch:
@@ -144,11 +149,11 @@ class Connection:
             batch.clear()
             await self._writer.drain()
 
-    async def _cut(self, how: How) -> None:
+    async def _abandon(self, *, reset: bool) -> None:
         transport = self._writer.transport
         transport.set_write_buffer_limits(0)
         await self._writer.drain()
-        if how == "rst":
+        if reset:
             linger_never = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_never)
             transport.abort()
@@ -158,9 +163,6 @@ class Connection:
 
 async def _wait(pause: Pause) -> None:
     seconds = None if math.isinf(pause.seconds) else pause.seconds
-    if pause.wake is None and seconds is not None:
-        return await asyncio.sleep(seconds)
-
     wake = pause.wake or asyncio.Event()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -185,4 +187,4 @@ def _object(body: bytes) -> JSON | None:
     except ValueError:
         return None
 
-    return value if isinstance(value, dict) else None
+    return cast(JSON, value) if isinstance(value, dict) else None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .run import Run
 from .wire import JSON
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """A request as it came in."""
 
@@ -27,8 +28,9 @@ class Request:
 
     @property
     def route(self) -> tuple[str, ...]:
-        """The path's parts after `/v1`."""
-        return tuple(self.path.strip("/").split("/")[1:])
+        """The path's parts after `/v1`; empty for a path outside it."""
+        version, *parts = self.path.strip("/").split("/")
+        return tuple(parts) if version == "v1" else ()
 
     @property
     def streams(self) -> bool:
@@ -38,28 +40,30 @@ class Request:
 
         return bool((self.json or {}).get("stream"))
 
-    @property
+    @cached_property
     def kinds(self) -> frozenset[str]:
-        """What a fault's `on` may say to mean this request: its method, and its role.
+        """What a fault's `on` may say to mean this request: its method, its role, and `stream` if it asks for one.
 
-        The roles are create, cancel, delete, input_items, and, for a run's GET, poll or attach; a create or a GET that
-        asks for a stream is also a stream.
+        The roles are create, poll, attach (a GET with `stream=true`), cancel, delete, input_items and other.
         """
-        role = _ROLES.get((self.method, len(self.route), self.route[2:]), "other")
-        if role == "poll" and self.streams:
-            role = "attach"
-
+        role = self._role()
         stream = {"stream"} if self.streams and role in ("create", "attach") else set[str]()
         return frozenset({self.method, role} | stream)
 
-
-_ROLES = {
-    ("POST", 1, ()): "create",
-    ("GET", 2, ()): "poll",
-    ("DELETE", 2, ()): "delete",
-    ("POST", 3, ("cancel",)): "cancel",
-    ("GET", 3, ("input_items",)): "input_items",
-}
+    def _role(self) -> str:
+        match self.method, self.route:
+            case "POST", ("responses",):
+                return "create"
+            case "GET", ("responses", _):
+                return "attach" if self.streams else "poll"
+            case "DELETE", ("responses", _):
+                return "delete"
+            case "POST", ("responses", _, "cancel"):
+                return "cancel"
+            case "GET", ("responses", _, "input_items"):
+                return "input_items"
+            case _:
+                return "other"
 
 
 @dataclass(slots=True)
@@ -72,4 +76,12 @@ class Exchange:
     index: int | None
     """The run's place among all runs, also for a create that has not been served yet."""
     starting_after: str | None = None
-    """The cursor of a GET with `stream=true`."""
+    """The cursor of a GET with `stream=true`, as it was sent."""
+
+    @property
+    def cursor(self) -> int | None:
+        """The cursor as a number; None where there is none that is one."""
+        try:
+            return int(self.starting_after or "")
+        except ValueError:
+            return None

@@ -17,12 +17,12 @@ Serve = Callable[[], Reply]
 class Fault:
     """Base of all faults. A fault of your own is a subclass with an `answer`.
 
-    A request meets the faults in the order of the list, and of those of one class only the first that is not used up: so
+    A request meets the faults in the order of the list, and of those of one class only the first that is not used up:
     two `CutAfterEvent` are for two requests. A fault that answers by itself leaves those after it untouched.
     """
 
     on: str = field(default="stream", kw_only=True)
-    """Which requests: a method, or a role (create, poll, attach, stream, cancel, delete, input_items); see `Request.kinds`."""
+    """Which requests: a method, or a role: create, poll, attach, stream, cancel and others; see `Request.kinds`."""
     run: int | str | None = field(default=None, kw_only=True)
     """Only this run: its id, or its place in the order of creation, from 0."""
     after: int = field(default=0, kw_only=True)
@@ -39,6 +39,10 @@ class Fault:
             return exchange.index == self.run
 
         return self.run is None or (exchange.run is not None and exchange.run.id == self.run)
+
+    def used_up(self, met: int) -> bool:
+        """Whether the fault has struck as often as it may, once it has met so many matching requests."""
+        return self.times is not None and met >= self.after + self.times
 
     def answer(self, exchange: Exchange, serve: Serve) -> Reply:
         """The reply, with the fault in it. `serve()` is what would have been answered without."""
@@ -69,21 +73,17 @@ class Faults:
 
     def _strikes(self, place: int, exchange: Exchange) -> bool:
         fault = self.faults[place]
-        if self.used_up(place) or not fault.matches(exchange):
+        met = self._met.get(place, 0)
+        if fault.used_up(met) or not fault.matches(exchange):
             return False
 
-        self._met[place] = self._met.get(place, 0) + 1
-        return self._met[place] > fault.after
-
-    def used_up(self, place: int) -> bool:
-        """Whether the fault at this place of the list has struck as often as it may."""
-        fault = self.faults[place]
-        return fault.times is not None and self._met.get(place, 0) >= fault.after + fault.times
+        self._met[place] = met + 1
+        return met >= fault.after
 
     @property
     def pending(self) -> list[Fault]:
         """The faults that are not used up yet; those with `times=None` never are."""
-        return [fault for place, fault in enumerate(self.faults) if not self.used_up(place)]
+        return [fault for place, fault in enumerate(self.faults) if not fault.used_up(self._met.get(place, 0))]
 
     def add(self, *faults: Fault) -> None:
         """Put faults at the end of the list."""

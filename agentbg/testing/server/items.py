@@ -1,11 +1,12 @@
 """Output items of a run, and the events that each of them is streamed as."""
+# ruff: noqa: ARG002 (an item is given more than some kinds need)
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from .wire import JSON, Event
 
@@ -36,6 +37,10 @@ class OutputItem(Protocol):
         ...
 
 
+CALL_ID = "call_" + "0" * 24
+"""The `call_id` of a call that is given none."""
+
+
 def split(text: str, deltas: int | None) -> list[str]:
     """Cut `text` into `deltas` pieces of about the same size, or, for None, into words.
 
@@ -59,7 +64,7 @@ class Message:
     text: str
     deltas: int | None = None
     annotations: tuple[JSON, ...] = ()
-    prefix: ClassVar[str] = "msg"
+    prefix: str = field(default="msg", init=False, repr=False)
 
     @property
     def pieces(self) -> list[str]:
@@ -103,7 +108,7 @@ class Reasoning:
     """A reasoning item with the parts of its summary; with none, it begins and ends at once."""
 
     summary: tuple[str, ...] = ()
-    prefix: ClassVar[str] = "rs"
+    prefix: str = field(default="rs", init=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -126,7 +131,7 @@ class Reasoning:
             yield {"type": "response.reasoning_summary_text.done", **place, "text": text}
             yield {"type": "response.reasoning_summary_part.done", **place, "part": full}
 
-    def ended(self, id: str, status: str) -> Event:  # noqa: ARG002
+    def ended(self, id: str, status: str) -> Event:
         """The item with its summary."""
         return {"id": id, "type": "reasoning", "summary": [{"type": "summary_text", "text": t} for t in self.summary]}
 
@@ -137,9 +142,9 @@ class FunctionCall:
 
     name: str
     arguments: str = "{}"
-    call_id: str = "call_000000000000000000000001"
+    call_id: str = CALL_ID
     deltas: int | None = None
-    prefix: ClassVar[str] = "fc"
+    prefix: str = field(default="fc", init=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -177,8 +182,8 @@ class WebSearch:
     """A web search that the service does itself."""
 
     query: str
-    prefix: ClassVar[str] = "ws"
-    tokens: ClassVar[int] = 0
+    prefix: str = field(default="ws", init=False, repr=False)
+    tokens: int = field(default=0, init=False, repr=False)
 
     def begun(self, id: str) -> Event:
         """The search, before its query is known."""
@@ -202,18 +207,18 @@ class McpApprovalRequest:
     name: str
     arguments: str = "{}"
     server_label: str = "server"
-    prefix: ClassVar[str] = "mcpr"
-    tokens: ClassVar[int] = 0
+    prefix: str = field(default="mcpr", init=False, repr=False)
+    tokens: int = field(default=0, init=False, repr=False)
 
     def begun(self, id: str) -> Event:
         """The request, whole from the beginning."""
         return self.ended(id, "completed")
 
-    def events(self, id: str) -> Iterator[Event]:  # noqa: ARG002
+    def events(self, id: str) -> Iterator[Event]:
         """None."""
         return iter(())
 
-    def ended(self, id: str, status: str) -> Event:  # noqa: ARG002
+    def ended(self, id: str, status: str) -> Event:
         """The request."""
         return {
             "id": id,

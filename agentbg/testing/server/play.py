@@ -35,8 +35,8 @@ def _events(script: Script, queued: JSON, final: JSON, ids: Sequence[str]) -> It
         yield {"type": "response.queued", "response": queued}
 
     yield {"type": "response.in_progress", "response": {**queued, "status": "in_progress"}}
-    for index, (item, id) in enumerate(zip(script.items, ids, strict=True)):
-        for event in _item_events(script, item, id, last=index == len(ids) - 1):
+    for index, (item, item_id) in enumerate(zip(script.items, ids, strict=True)):
+        for event in _item_events(script, item, item_id, last=index == len(ids) - 1):
             yield {**event, "output_index": index}
 
     if script.error_event is not None:
@@ -76,8 +76,8 @@ def final_body(script: Script, queued: JSON, ids: Sequence[str], request: JSON, 
 
     last = len(ids) - 1
     body["output"] = [
-        item.ended(id, item_status(script, index == last))
-        for index, (item, id) in enumerate(zip(script.items, ids, strict=True))
+        item.ended(item_id, item_status(script, index == last))
+        for index, (item, item_id) in enumerate(zip(script.items, ids, strict=True))
     ]
     body["usage"] = script.usage or _usage(script, request)
     if script.status == "completed":

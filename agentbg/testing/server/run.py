@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .play import Entry, final_body, obfuscate, play, recorded_id, renamed, timed
+from .play import Entry, final_body, obfuscate, play, renamed, timed
 from .reply import Pause, Step
 from .script import Script
 from .wire import JSON, TERMINAL, Event, encode, input_items, new_id, response_body
@@ -197,7 +197,9 @@ class Run:
 
     def position_after(self, number: int) -> int:
         """The place in the log of the first event with a greater number."""
-        return next((i for i, entry in enumerate(self.log) if _number(entry.event, -1) > number), len(self.log))
+        return next(
+            (i for i, entry in enumerate(self.log) if entry.event.get("sequence_number", -1) > number), len(self.log)
+        )
 
     def tail(self, position: int = 0) -> Iterator[Step]:
         """The log from `position` on, to its end, with pauses for what has not happened yet."""
@@ -223,20 +225,25 @@ class Run:
 
         yield self.snapshot()
 
-    def stop(self, status: str, error: JSON | None = None, *events: Event, until: float = math.inf) -> None:
-        """End the run now: `events`, and then a `response.failed` that shows `status`, take the place of what was to come.
+    def stop(self, status: str, error: JSON | None = None, *events: Event, position: int | None = None) -> None:
+        """End the run: `events`, and then a `response.failed` that shows `status`, replace its log from `position` on.
 
-        After `until` seconds of the run's age all is as if it had never been stopped.
+        `position` is by default where the run stands now.
         """
-        past = self.log[: self.seen()]
-        number = next((_number(entry.event, -1) for entry in reversed(past) if "sequence_number" in entry.event), -1)
+        past = self.log[: self.seen() if position is None else position]
+        number = past[-1].event.get("sequence_number", len(past) - 1) if past else -1
         last: Event = {"type": "response.failed", "response": self._stopped_body(status, error)}
         ending = [
             Entry(self.age, {**event, "sequence_number": number + i}) for i, event in enumerate((*events, last), 1)
         ]
-        self._stop = Stop(status, error, past + ending, until)
+        self._stop = Stop(status, error, past + ending)
         self._bodies.pop(status, None)
         self._notify()
+
+    def revive(self, seconds: float) -> None:
+        """Let a stop hold for only so many seconds more; then all is as if there had been none."""
+        if self._stop is not None:
+            self._stop.until = self.age + seconds
 
     def finish(self) -> None:
         """Let all that is still to come happen now."""
@@ -247,28 +254,24 @@ class Run:
         self._notify()
 
     def insert(self, position: int, event: Event) -> None:
-        """Put an event into the log, with the number of the one that it comes before; later numbers move up."""
+        """Put an event into the log, with the number of the one that it comes before; later numbers move up by one."""
         log = self.log
-        later = log[position:]
-        number = _number(later[0].event, position) if later else _number(log[-1].event, position - 1) + 1
-        for entry in later:
-            if "sequence_number" in entry.event:
-                entry.event = {**entry.event, "sequence_number": _number(entry.event, 0) + 1}
-
-        at = log[position - 1].at if position else 0.0
-        log.insert(
-            position,
-            Entry(max(at, min(self.age, later[0].at if later else self.age)), {**event, "sequence_number": number}),
-        )
+        earliest = log[position - 1].at if position else 0.0
+        latest = log[position].at if position < len(log) else math.inf
+        before = log[position - 1].event.get("sequence_number", position - 1) if position else -1
+        self.shift(position, 1)
+        log.insert(position, Entry(min(max(earliest, self.age), latest), {**event, "sequence_number": before + 1}))
         self._notify()
+
+    def shift(self, position: int, by: int) -> None:
+        """Raise the numbers of all events from `position` on."""
+        for entry in self.log[position:]:
+            if "sequence_number" in entry.event:
+                entry.event = {**entry.event, "sequence_number": entry.event["sequence_number"] + by}
 
     def _notify(self) -> None:
         self.changed.set()
         self.changed.clear()
-
-
-def _number(event: Event, default: int) -> int:
-    return int(event.get("sequence_number", default))
 
 
 def _status(event: Event) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, Literal
 
-from .items import FunctionCall, Message, OutputItem
+from .items import CALL_ID, FunctionCall, Message, OutputItem
 from .wire import JSON, TERMINAL, Event, input_text
 
 _STORY = (
@@ -81,9 +81,7 @@ class Script:
         return cls.text(json.dumps(value))
 
     @classmethod
-    def call(
-        cls, name: str, arguments: JSON, call_id: str = FunctionCall.__dataclass_fields__["call_id"].default
-    ) -> Script:
+    def call(cls, name: str, arguments: JSON, call_id: str = CALL_ID) -> Script:
         """A run that calls the user's function `name`, and so completes with a `function_call`."""
         return cls((FunctionCall(name, json.dumps(arguments), call_id),))
 
@@ -122,7 +120,7 @@ class Script:
     def recording(cls, name: str, *, keep_ids: bool = True) -> Script:
         """A recording that comes with this package: `story`, `tool_call`, `web_search` or `failed`."""
         return cls.from_events(
-            files(__package__).joinpath(f"recordings/{name}.sse").read_text("utf-8"), keep_ids=keep_ids
+            files(__name__.rpartition(".")[0]).joinpath(f"recordings/{name}.sse").read_text("utf-8"), keep_ids=keep_ids
         )
 
     def lasting(self, *, queued: float = 0.0, running: float = 0.0, delay: float = 0.0) -> Script:

@@ -94,11 +94,11 @@ class Service:
 
     def _new_run(self, body: JSON) -> Run:
         script = choose(self.script, self.created, body)
-        id = recorded_id(script) if script.keep_ids else None
-        if id is None or id in self.runs:
-            id = new_id("resp")
+        run_id = recorded_id(script) if script.keep_ids else None
+        if run_id is None or run_id in self.runs:
+            run_id = new_id("resp")
 
-        run = self.runs[id] = Run(self.created, id, body, script, self.clock, int(time.time()))
+        run = self.runs[run_id] = Run(self.created, run_id, body, script, self.clock, int(time.time()))
         self.created += 1
         return run
 
@@ -143,7 +143,7 @@ class Service:
         return None
 
     def cancel(self, exchange: Exchange) -> Reply:
-        """POST /responses/{id}/cancel. A run that was not streamed may be cancelled after its completion, to no effect."""
+        """POST /responses/{id}/cancel. A completed run that was not streamed takes it, to no effect."""
         run = exchange.run
         if run is None:
             return _not_found(exchange)
@@ -208,5 +208,4 @@ _ENDPOINTS: dict[str, Callable[[Service, Exchange], Reply]] = {
 
 
 def _not_found(exchange: Exchange) -> Reply:
-    id = exchange.request.route[1]
-    return Reply.error(404, f"Response with id '{id}' not found.")
+    return Reply.error(404, f"Response with id '{exchange.request.route[1]}' not found.")

@@ -52,7 +52,7 @@ def usage_body(input_tokens: int, output_tokens: int, reasoning_tokens: int = 0)
 
 
 def response_body(id: str, created_at: int, request: JSON) -> Event:
-    """A response that has just been queued or begun: every key of a real body, filled from the request that created it."""
+    """A response that has just been queued or begun: all keys of a real body, filled from the request."""
     reasoning: JSON = request.get("reasoning") or {}
     text: JSON = request.get("text") or {}
     body: Event = {
