@@ -1,0 +1,10 @@
+"""What a test of background runs needs: virtual time, and a service without a network."""
+
+from .clock import Deadlock as Deadlock
+from .clock import UnannouncedThread as UnannouncedThread
+from .clock import VirtualClock as VirtualClock
+from .clock import VirtualTimeLoop as VirtualTimeLoop
+from .clock import announced as announced
+from .clock import outside as outside
+from .clock import run as run
+from .clock import virtual_time as virtual_time
