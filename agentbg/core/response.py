@@ -24,6 +24,11 @@ class Message:
     text: str
     raw: JSON = field(default_factory=dict[str, Any], repr=False)
 
+    @property
+    def item(self) -> JSON:
+        """The message as an item to send."""
+        return self.raw or {"type": "message", "role": self.role, "content": self.text}
+
 
 @dataclass(frozen=True, slots=True)
 class AgentRunResponse(Generic[T]):
@@ -75,9 +80,7 @@ def build_response(
     return AgentRunResponse(
         status=snapshot.status,
         text=snapshot.text,
-        messages=[
-            Message(str(item.get("role", "")), item_text(item), item) for item in snapshot.items if is_message(item)
-        ],
+        messages=[read_message(item) for item in snapshot.items if is_message(item)],
         continuation_token=token if snapshot.status.live else None,
         response_id=snapshot.ref.id if snapshot.ref else None,
         usage=snapshot.usage,
@@ -88,6 +91,11 @@ def build_response(
     )
 
 
+def read_message(item: JSON) -> Message:
+    """An item as a message; an item that is none keeps its content in `raw`."""
+    return Message(str(item.get("role", "")), item_text(item), item)
+
+
 def is_message(item: JSON) -> bool:
     """True for an output item that is a message."""
     return item.get("type") == "message"
@@ -95,11 +103,11 @@ def is_message(item: JSON) -> bool:
 
 def item_text(item: JSON) -> str:
     """The text of a message item: all its text parts joined, as openai-python's `output_text` does."""
-    parts = item.get("content")
+    parts: Sequence[Any] | None = item.get("content")
     if not isinstance(parts, list):
         return parts if isinstance(parts, str) else ""
 
-    return "".join(_part_text(part) for part in cast("list[Any]", parts))
+    return "".join(_part_text(part) for part in parts)
 
 
 def _part_text(part: Any) -> str:

@@ -8,7 +8,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import core_schema
 
@@ -24,6 +24,7 @@ PREFIX = "abg"
 VERSION = 1
 _DIGEST_BYTES = 6  # finds damage; a key finds tampering
 _MAC_BYTES = 16
+_MAC_CHARS = 22  # of _MAC_BYTES in base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,12 @@ class ContinuationToken:
     ref: RunRef
     position: Position = Position()
     issued_at: float = 0.0
-    """Unix time in seconds of the run's start, as far as known."""
+    """Unix time of the run's start, as far as known, in whole seconds."""
     streamed: bool = False
     """True when the run was started with a stream, and so can be streamed again."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "issued_at", float(int(self.issued_at)))
 
     def __str__(self) -> str:
         return self._encode(None)
@@ -63,7 +67,7 @@ class ContinuationToken:
         _check_seal(body, seal, key)
         try:
             return _from_fields(json.loads(_unpack(body)))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise TokenMalformed("The continuation token is damaged: its content cannot be read.") from error
 
     def check(self, *, provider: str, endpoint: str) -> None:
@@ -128,9 +132,9 @@ def _fields(token: ContinuationToken) -> dict[str, Any]:
 
 
 def _from_fields(fields: Mapping[str, Any]) -> ContinuationToken:
-    ids = cast("Mapping[str, Any]", fields["i"])
+    ids: Mapping[str, Any] = fields["i"]
     cursor = fields.get("c")
-    if not ids or not all(isinstance(value, str) for value in ids.values()):
+    if not isinstance(ids, dict) or not ids or not all(isinstance(value, str) for value in ids.values()):
         raise ValueError("ids")
 
     if cursor is not None and not isinstance(cursor, (int, str)):
@@ -161,7 +165,7 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
 
 def _split(text: str) -> tuple[str, str, str]:
     parts = text.strip().split(".") if isinstance(text, str) else []  # pyright: ignore[reportUnnecessaryIsInstance]
-    if len(parts) != 3 or not parts[0].startswith(PREFIX):
+    if len(parts) != 3 or not parts[0].startswith(PREFIX) or not text.isascii():
         raise TokenMalformed(
             "This is not a continuation token of agentbg. Pass the text of `str(token)` as it was, whole and unchanged."
         )
@@ -171,7 +175,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 def _bad_head(head: str) -> TokenMalformed | TokenNewer:
     version = head.removeprefix(PREFIX)
-    if version.isdecimal() and int(version) > VERSION:
+    if version.isdecimal() and len(version) < 9 and int(version) > VERSION:
         return TokenNewer(
             f"This token has format {version}; this agentbg reads up to {VERSION}. Update agentbg to use it."
         )
@@ -180,14 +184,13 @@ def _bad_head(head: str) -> TokenMalformed | TokenNewer:
 
 
 def _check_seal(body: str, seal: str, key: bytes | None) -> None:
-    given = _unpack(seal)
-    if hmac.compare_digest(given, _seal(body, key)):
+    if hmac.compare_digest(seal, _pack(_seal(body, key))):  # texts: several can stand for the same bytes
         return
 
     if key is not None:
         raise TokenTampered("The token's signature is missing or wrong for this key: it was changed, or never signed.")
 
-    if len(given) == _MAC_BYTES:
+    if len(seal) == _MAC_CHARS:
         raise TokenTampered(
             "The token is signed; pass the key it was signed with: ContinuationToken.parse(text, key=…)."
         )
