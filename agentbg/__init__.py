@@ -1,0 +1,57 @@
+"""Background agent runs: as easy to hold as an asyncio.Task, as hard to lose as a database row.
+
+The way through the house: an `Agent` says what to ask, a provider (`agentbg.providers`) how its service says it, the
+core (`agentbg.core`) what the answers mean and what to do next, an `AgentRuntime` does it, a store (`agentbg.stores`)
+keeps what must survive, and a `BackgroundHandle` is what you hold.
+"""
+
+from .agent import Agent as Agent
+from .agent import AgentRunOptions as AgentRunOptions
+from .core.model import RunErrorInfo as RunErrorInfo
+from .core.model import Usage as Usage
+from .core.response import AgentRunResponse as AgentRunResponse
+from .core.response import Message as Message
+from .core.schedule import Backoff as Backoff
+from .core.schedule import PollPolicy as PollPolicy
+from .core.schedule import StreamPolicy as StreamPolicy
+from .core.status import RunStatus as RunStatus
+from .core.token import ContinuationToken as ContinuationToken
+from .core.update import AgentRunResponseUpdate as AgentRunResponseUpdate
+from .core.update import UpdateType as UpdateType
+from .errors import AgentBGError as AgentBGError
+from .errors import AuthenticationFailed as AuthenticationFailed
+from .errors import Fenced as Fenced
+from .errors import InputRequired as InputRequired
+from .errors import OutputInvalid as OutputInvalid
+from .errors import ProviderError as ProviderError
+from .errors import RequestRejected as RequestRejected
+from .errors import RunCancelled as RunCancelled
+from .errors import RunError as RunError
+from .errors import RunExpired as RunExpired
+from .errors import RunFailed as RunFailed
+from .errors import RunIncomplete as RunIncomplete
+from .errors import RunNotFound as RunNotFound
+from .errors import RuntimeClosed as RuntimeClosed
+from .errors import RunTimeout as RunTimeout
+from .errors import RunUnknown as RunUnknown
+from .errors import ServiceUnavailable as ServiceUnavailable
+from .errors import StoreError as StoreError
+from .errors import StoreInUse as StoreInUse
+from .errors import StoreInvalid as StoreInvalid
+from .errors import StoreNewer as StoreNewer
+from .errors import StreamRefused as StreamRefused
+from .errors import SubmitUnknown as SubmitUnknown
+from .errors import TokenError as TokenError
+from .errors import TokenExpired as TokenExpired
+from .errors import TokenForeign as TokenForeign
+from .errors import TokenMalformed as TokenMalformed
+from .errors import TokenNewer as TokenNewer
+from .errors import TokenTampered as TokenTampered
+from .errors import Unsupported as Unsupported
+from .errors import UsageError as UsageError
+from .handle import BackgroundHandle as BackgroundHandle
+from .runtime import AgentRuntime as AgentRuntime
+from .stream import ResumableStream as ResumableStream
+from .thread import AgentThread as AgentThread
+
+__version__ = "0.1.0"

@@ -34,6 +34,7 @@ class RunRecord:
     refused: bool = False
     """True when the service does not stream this run (any more)."""
     cancel_requested: bool = False
+    cancel_reason: str | None = None
     deadline_at: float | None = None
     updated_at: float = 0.0
     finished_at: float | None = None

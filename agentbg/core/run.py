@@ -64,7 +64,7 @@ class Run:
         parse: Callable[[str], Any] | None = None,
     ) -> None:
         self.record = record
-        self.phase = Phase.STARTING
+        self.phase = _phase_of(record.status)
         self.assembly = Assembly(record.position)
         self._poll, self._stream, self._draw, self._parse = poll, stream, draw, parse
         self._started = now - age
@@ -249,8 +249,9 @@ class Run:
 
     def _identify(self, ref: RunRef) -> None:
         self.record.ref = ref
-        streamed = self.record.stream and not self.record.refused
-        self.assembly.issuer = TokenIssuer(ref, self.record.created_at, streamed)
+        record = self.record
+        if record.request is None or record.request.background:  # a foreground run cannot be resumed
+            self.assembly.issuer = TokenIssuer(ref, record.created_at, record.stream and not record.refused)
 
     def _conclude(
         self,
@@ -400,6 +401,13 @@ class Run:
         Action.WATCH: _watch,
         Action.SETTLE: _settle,
     }
+
+
+def _phase_of(status: RunStatus) -> Phase:
+    if status.terminal:
+        return Phase.DONE
+
+    return Phase.WAITING if status is RunStatus.INPUT_REQUIRED else Phase.STARTING
 
 
 def _allowed(record: RunRecord) -> float:

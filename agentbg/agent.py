@@ -1,0 +1,300 @@
+"""What to ask, and the seed's own way of asking: you hold the token, you drive."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Self, TypeVar, cast, overload
+from uuid import uuid4
+
+from pydantic import TypeAdapter
+
+from .calls import Calls
+from .clock import Clock, SystemClock
+from .core.model import JSON, Snapshot, StartRequest
+from .core.position import Position
+from .core.record import RunRecord
+from .core.response import AgentRunResponse, Message, build_response, read_message
+from .core.run import Run
+from .core.schedule import PollPolicy, StreamPolicy
+from .core.token import ContinuationToken
+from .core.update import AgentRunResponseUpdate, TokenIssuer
+from .errors import UsageError
+from .follow import follow, raise_if_not_started
+from .providers.base import Cap, Provider, Resume
+from .stream import ResumableStream
+from .thread import AgentThread
+
+T = TypeVar("T")
+Input = str | Message | JSON | Sequence["Message | JSON"]
+"""A text, a message, or a list of messages or of raw items in the shape of the Responses API."""
+
+
+@dataclass(slots=True)
+class AgentRunOptions:
+    """How to run. With a token, a run is polled or resumed instead of started."""
+
+    allow_background_responses: bool = False
+    """Let the service work in the background. It may still answer at once."""
+    continuation_token: ContinuationToken | str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Parameters of the service itself, sent with the start as they are; they win over all else."""
+
+
+class Agent(Generic[T]):
+    """A model at a service, with its instructions, tools and output type. Holds no run; safe to share between tasks.
+
+    `tools` are the service's own tools, as dictionaries: {"type": "web_search"}. `output_type` is any type that
+    pydantic can describe; its JSON schema goes with each start, and `response.value` is then of this type.
+    `name` is what a stored run remembers, so that another process finds the agent again.
+    """
+
+    @overload
+    def __init__(
+        self: Agent[str],
+        provider: Provider,
+        *,
+        name: str = "agent",
+        instructions: str | None = None,
+        tools: Sequence[JSON] = (),
+        output_type: None = None,
+        clock: Clock | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        name: str = "agent",
+        instructions: str | None = None,
+        tools: Sequence[JSON] = (),
+        output_type: type[T],
+        clock: Clock | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        name: str = "agent",
+        instructions: str | None = None,
+        tools: Sequence[JSON] = (),
+        output_type: type[T] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        for tool in tools:
+            if not isinstance(tool, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise UsageError(
+                    f"Tools are the service's own, as dictionaries such as {{'type': 'web_search'}}; "
+                    f"{tool!r} is none. Python functions as tools are not supported yet."
+                )
+
+        self.provider = provider
+        self.name = name
+        self.instructions = instructions
+        self.tools = tuple(tools)
+        self._output: TypeAdapter[T] | None = None if output_type in (None, str) else TypeAdapter(output_type)
+        self._clock = clock or SystemClock()
+
+    def __repr__(self) -> str:
+        return f"Agent({self.provider!r}, name={self.name!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Release the provider's connections. Runs go on at the service."""
+        await self.provider.aclose()
+
+    def get_new_thread(self) -> AgentThread:
+        """A new conversation."""
+        return AgentThread()
+
+    async def run(
+        self,
+        input: Input | None = None,
+        thread: AgentThread | None = None,
+        options: AgentRunOptions | None = None,
+    ) -> AgentRunResponse[T]:
+        """Start a run and return its first response; or, with a token, poll once.
+
+        With background responses allowed, `response.continuation_token` is not None while the run goes on: wait a
+        little, put the token into the options, call again. A run that failed is a response with that status, not an
+        exception. Cancelling the call leaves the remote run alive; a start whose answer is lost this way may exist.
+
+        Raises UsageError for input together with a token, for neither, and for a background run without a thread;
+        TokenError for a token that is not this service's; ProviderError when the service refuses, or stays unavailable
+        over several tries (the token is still good then); SubmitUnknown when a start's answer was lost.
+        """
+        options = options or AgentRunOptions()
+        token = self._check(input, thread, options)
+        calls = self.calls()
+        if token is not None:
+            snapshot = await calls.poll_patiently(token.ref)
+            return self._answer(snapshot, token, thread)
+
+        assert input is not None, "checked above"
+        seen = await calls.start(self.request(input, thread, options), key=new_run_id())
+        raise_if_not_started(seen, run_id=None)
+        snapshot = cast("Any", seen).snapshot
+        if thread is not None:
+            thread.ask(read_input(input))
+
+        issuer = TokenIssuer(snapshot.ref, self._clock.wall(), streamed=False) if snapshot.ref else None
+        return self._answer(snapshot, issuer.issue(Position()) if issuer else None, thread)
+
+    def run_streaming(
+        self,
+        input: Input | None = None,
+        thread: AgentThread | None = None,
+        options: AgentRunOptions | None = None,
+    ) -> ResumableStream:
+        """Start a run and stream its updates; or, with a token, go on exactly after the update that carried it.
+
+        A cut connection is taken up again from the last update; when the service no longer streams the run, it is
+        polled, and what is missing comes at the end. With background responses allowed, every update but the last
+        carries its own token.
+
+        Raises UsageError and TokenError at once, as `run` does; what the service says is raised while iterating.
+        """
+        options = options or AgentRunOptions()
+        token = self._check(input, thread, options)
+        record = self.record(token, self._clock.wall(), None if token else self.request(input or "", thread, options))
+        return ResumableStream(self._follow(record, read_input(input) if input is not None else [], thread))
+
+    # --- what the runtime asks an agent for ---
+
+    def calls(self, idle: float = StreamPolicy().idle) -> Calls:
+        """The calls to this agent's provider."""
+        return Calls(self.provider, random.random, idle)
+
+    def request(
+        self, input: Input, thread: AgentThread | None = None, options: AgentRunOptions | None = None
+    ) -> StartRequest:
+        """What to send to start a run."""
+        messages = read_input(input)
+        kept = Cap.PREVIOUS in self.provider.caps
+        if thread is not None and not kept:
+            messages = [*thread.messages, *messages]
+
+        return StartRequest(
+            input=[message.item for message in messages],
+            instructions=self.instructions,
+            tools=self.tools,
+            output_schema=self._schema(),
+            background=options is None or options.allow_background_responses,
+            previous=thread.last if thread is not None and kept else None,
+            extra=dict(options.extra) if options else {},
+        )
+
+    def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
+        """A new record: of a run to be started by `request`, or of one that a token stands for."""
+        record = RunRecord(
+            id=new_run_id(),
+            agent=self.name,
+            provider=self.provider.name,
+            endpoint=self.provider.endpoint,
+            stream=True,
+            created_at=wall,
+            request=request,
+            refused=self.provider.resume is Resume.NONE,
+        )
+        if token is not None:
+            record.ref, record.position, record.stream = token.ref, token.position, token.streamed
+            record.created_at = min(token.issued_at or wall, wall)
+
+        return record
+
+    def parse(self, text: str) -> T:
+        """A final text as an instance of the output type. Raises pydantic's ValidationError."""
+        return cast("T", text) if self._output is None else self._output.validate_json(text)
+
+    # --- small parts ---
+
+    def _check(
+        self, input: Input | None, thread: AgentThread | None, options: AgentRunOptions
+    ) -> ContinuationToken | None:
+        token = options.continuation_token
+        token = ContinuationToken.parse(token) if isinstance(token, str) else token
+        if options.allow_background_responses and thread is None:
+            raise UsageError("A background run needs a thread to belong to: pass thread=agent.get_new_thread().")
+
+        if token is None:
+            if input is None:
+                raise UsageError("There is nothing to run: pass an input, or options with a continuation token.")
+
+            return None
+
+        if input is not None:
+            raise UsageError(
+                "No input may come with a continuation token: the token continues the run as it was started."
+            )
+
+        token.check(provider=self.provider.name, endpoint=self.provider.endpoint)
+        token.check_age(self._clock.wall(), self.provider.retention)
+        return token
+
+    def _answer(
+        self, snapshot: Snapshot, token: ContinuationToken | None, thread: AgentThread | None
+    ) -> AgentRunResponse[T]:
+        response = build_response(snapshot, token, self.parse)
+        if thread is not None:
+            thread.conclude(response, snapshot.ref)
+
+        return response
+
+    async def _follow(
+        self, record: RunRecord, asked: Sequence[Message], thread: AgentThread | None
+    ) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+        age = max(self._clock.wall() - record.created_at, 0.0)
+        run = Run(
+            record,
+            poll=PollPolicy(),
+            stream=StreamPolicy(),
+            draw=random.random,
+            now=self._clock.now(),
+            age=age,
+            parse=self.parse,
+        )
+        updates = follow(run, self.calls(), self._clock, start=record.request)
+        try:
+            async for update in updates:
+                if thread is not None:
+                    thread.ask(asked)
+                    asked = []
+                    if update.response is not None:
+                        thread.conclude(update.response, record.ref)
+
+                yield update
+        finally:
+            await updates.aclose()
+
+    def _schema(self) -> JSON | None:
+        if self._output is None:
+            return None
+
+        schema = self._output.json_schema()
+        return {"title": "output", **schema}
+
+
+def new_run_id() -> str:
+    """An id for a run: ours, unique, and no secret."""
+    return f"run_{uuid4().hex}"
+
+
+def read_input(input: Input) -> list[Message]:
+    """An input as messages."""
+    if isinstance(input, str):
+        return [Message("user", input)]
+
+    items = [input] if isinstance(input, (Message, Mapping)) else input
+    messages = [item if isinstance(item, Message) else read_message(item) for item in items]
+    if not messages:
+        raise UsageError("The input is empty: pass a text, a message, or a list of at least one.")
+
+    return messages

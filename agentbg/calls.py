@@ -1,0 +1,137 @@
+"""One call to a provider, and what came of it as an observation. No decisions here, but for sending a start again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import count
+
+from .core.messages import CancelAnswered, Polled, PollFailed, Started, StartFailed, StartLost, Streamed, StreamEnded
+from .core.model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
+from .core.schedule import Backoff, Draw
+from .errors import ProviderError, ServiceUnavailable
+from .providers.base import Provider
+
+Events = AsyncGenerator[Sequence[StreamEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The calls to one provider, with what they need of the outside: a bound for silence, and chance for backoff.
+
+    `attempts` bounds the tries of a call that surely did no work (see `ServiceUnavailable.unsent`) or that may be
+    repeated without harm; a service that asks for more than `patience` seconds is not waited for.
+    """
+
+    provider: Provider
+    draw: Draw
+    idle: float
+    backoff: Backoff = Backoff(initial=0.5, maximum=8.0)
+    attempts: int = 4
+    patience: float = 30.0
+
+    async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
+        """Start a run; send it again only where the first surely never reached the service."""
+        for attempt in count(1):
+            try:
+                return Started(await self.provider.start(request, key=key))
+            except ProviderError as error:
+                if not await self._may_repeat(error, attempt):
+                    return _failed_start(error)
+
+        raise AssertionError("unreachable")
+
+    async def poll(self, ref: RunRef) -> Polled | PollFailed:
+        """Ask once."""
+        try:
+            return Polled(await self.provider.poll(ref))
+        except ProviderError as error:
+            return PollFailed(error)
+
+    async def poll_patiently(self, ref: RunRef) -> Snapshot:
+        """Ask until there is an answer, for callers that hold no machine. Raises the last `ProviderError`."""
+        for attempt in count(1):
+            try:
+                return await self.provider.poll(ref)
+            except ServiceUnavailable as error:
+                if not await self._pause(error, attempt):
+                    raise
+
+        raise AssertionError("unreachable")
+
+    async def cancel(self, ref: RunRef) -> CancelAnswered:
+        """Ask the service to cancel, again while it cannot answer. Raises the last `ProviderError`."""
+        for attempt in count(1):
+            try:
+                return CancelAnswered(await self.provider.cancel(ref))
+            except ServiceUnavailable as error:
+                if not await self._pause(error, attempt):
+                    raise
+
+        raise AssertionError("unreachable")
+
+    async def attach(self, ref: RunRef, after: Cursor | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
+        """Stream from just after a cursor. The last observation is always that the connection ended, and how."""
+        async with aclosing(self._observed(self.provider.attach(ref, after=after))) as observations:
+            async for seen in observations:
+                yield seen
+
+    async def open(
+        self, request: StartRequest, key: str
+    ) -> AsyncGenerator[Streamed | StreamEnded | StartFailed | StartLost, None]:
+        """Start and stream. Until the first events it is a start, with a start's rules; from then on a stream."""
+        for attempt in count(1):
+            begun = False
+            async with aclosing(self._observed(self.provider.open(request, key=key))) as observations:
+                async for seen in observations:
+                    error = seen.error if isinstance(seen, StreamEnded) and not begun else None
+                    if error is None:
+                        begun = True
+                        yield seen
+                    elif not await self._may_repeat(error, attempt):
+                        yield _failed_start(error)
+                        return
+
+            if begun:
+                return
+
+    async def _observed(self, events: Events) -> AsyncGenerator[Streamed | StreamEnded, None]:
+        error: ProviderError | None = None
+        async with aclosing(events):
+            while True:
+                try:
+                    async with asyncio.timeout(self.idle):
+                        batch = await anext(events)
+                except StopAsyncIteration:
+                    break
+                except TimeoutError:
+                    error = ServiceUnavailable(f"The stream was silent for {self.idle:g} s.")
+                    break
+                except ProviderError as raised:
+                    error = raised
+                    break
+
+                yield Streamed(batch)
+
+        yield StreamEnded(error)
+
+    async def _may_repeat(self, error: ProviderError, attempt: int) -> bool:
+        return isinstance(error, ServiceUnavailable) and error.unsent and await self._pause(error, attempt)
+
+    async def _pause(self, error: ServiceUnavailable, attempt: int) -> bool:
+        """Wait before the next attempt; False when there is to be none."""
+        if attempt >= self.attempts or (error.retry_after or 0.0) > self.patience:
+            return False
+
+        await asyncio.sleep(self.backoff.delay(attempt, self.draw, error.retry_after))
+        return True
+
+
+def _failed_start(error: ProviderError) -> StartFailed | StartLost:
+    """A service that is unavailable may have taken the start all the same; any other answer is a no."""
+    if isinstance(error, ServiceUnavailable) and not error.unsent:
+        return StartLost(str(error))
+
+    return StartFailed(error)

@@ -1,0 +1,300 @@
+"""Drives all runs of a runtime: one wake-up queue, one bound on requests, and the commands of each run's machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from .clock import Clock
+from .core.messages import (
+    Attach,
+    Cancel,
+    CancelAnswered,
+    CancelAsked,
+    Command,
+    Commit,
+    Complain,
+    Detach,
+    Due,
+    Observation,
+    Poll,
+    WakeAt,
+)
+from .core.model import StartRequest
+from .core.queue import PollQueue
+from .errors import AgentBGError, ProviderError, RuntimeClosed, StoreError
+from .follow import raise_if_not_started
+from .live import LiveRun
+from .stores.base import Store
+
+logger = logging.getLogger("agentbg")
+
+START_GRACE = 10.0
+"""Seconds that closing waits for starts under way: a start that is cut off leaves a run that nobody knows."""
+
+
+class _Stopped(Exception):
+    """Ends the task group."""
+
+
+class Driver:
+    """The fleet. It hosts its task group in a task of its own: it may be opened in one task and closed in another."""
+
+    def __init__(self, store: Store, clock: Clock, max_requests: int) -> None:
+        self.runs: dict[str, LiveRun] = {}
+        self._store = store
+        self._clock = clock
+        self._queue = PollQueue()
+        self._limit = anyio.CapacityLimiter(max_requests)
+        self._starts: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._kick = asyncio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """True while runs can be driven."""
+        return self._group is not None and not self._stop.is_set()
+
+    @property
+    def used(self) -> bool:
+        """True once it was opened, also after it was closed."""
+        return self._supervisor is not None
+
+    async def open(self) -> None:
+        """Start driving."""
+        ready = asyncio.Event()
+        self._supervisor = asyncio.create_task(self._supervise(ready), name="agentbg supervisor")
+        await ready.wait()
+
+    async def aclose(self) -> None:
+        """Stop driving. Runs go on at their services; those who wait for them here get RuntimeClosed."""
+        if self._starts:
+            await asyncio.wait(self._starts, timeout=START_GRACE)
+
+        self._stop.set()
+        if self._supervisor is not None:
+            await asyncio.wait({self._supervisor})
+
+    def add(self, live: LiveRun) -> None:
+        """Take a run in."""
+        self.runs[live.id] = live
+
+    async def start(self, live: LiveRun, request: StartRequest) -> None:
+        """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
+        live.started = _promise()
+        task = self._spawn(live, self._start(live, request))
+        self._starts.add(task)
+        live.started.add_done_callback(lambda _: self._starts.discard(task))
+        await asyncio.shield(live.started)
+
+    async def take_up(self, live: LiveRun) -> None:
+        """Go on with a run that was started before."""
+        async with live.lock:
+            await self._do(live, live.run.begin(self._clock.now()))
+
+    async def tell(self, live: LiveRun, seen: Observation) -> None:
+        """Tell a run's machine what happened, and do what it says."""
+        async with live.lock:
+            await self._do(live, live.run.feed(seen, self._clock.now()))
+
+    async def cancel(self, live: LiveRun) -> None:
+        """Cancel the remote run; returns when the service has answered. Raises ProviderError when it cannot."""
+        if live.settled:
+            return
+
+        if live.cancelling is None:
+            live.cancelling = _promise()
+            self._spawn(live, self.tell(live, CancelAsked()))
+
+        await asyncio.shield(live.cancelling)
+
+    # --- commands ---
+
+    async def _do(self, live: LiveRun, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Commit():
+                    await self._commit(live, command)
+                case WakeAt(at):
+                    self._queue.set(live.id, at)
+                    self._kick.set()
+                case Poll():
+                    self._spawn(live, self._poll(live))
+                case Attach(after):
+                    calls, ref = live.service
+                    live.reconnects += 1
+                    live.stream = self._spawn(live, self._pump(live, calls.attach(ref, after)))
+                case Detach():
+                    self._detach(live)
+                case Cancel():
+                    self._spawn(live, self._send_cancel(live))
+                case Complain(error):
+                    logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
+                    live.bell.ring(error)
+
+    async def _commit(self, live: LiveRun, commit: Commit) -> None:
+        record = live.record
+        record.updated_at = self._clock.wall()
+        if commit.settled:
+            record.finished_at = record.updated_at if record.status.terminal else None
+
+        await self._store.save(replace(record), commit.updates)
+        live.publish(commit.updates)
+        if commit.settled:
+            self._drop(live)
+            live.settle()
+
+    def _detach(self, live: LiveRun) -> None:
+        stream, live.stream = live.stream, None
+        if stream is not None and stream is not asyncio.current_task():
+            stream.cancel()
+
+    def _drop(self, live: LiveRun) -> None:
+        self.runs.pop(live.id, None)
+        self._queue.discard(live.id)
+
+    # --- what runs under way do ---
+
+    async def _start(self, live: LiveRun, request: StartRequest) -> None:
+        assert live.calls is not None, "a run that is started has an agent"
+        await self._store.create(replace(live.record))
+        if live.record.stream and not live.record.refused:
+            live.stream = asyncio.current_task()
+            await self._pump(live, live.calls.open(request, live.id))
+            return
+
+        async with self._limit:
+            seen = await live.calls.start(request, live.id)
+
+        await self.tell(live, seen)
+        _report_start(live, seen)
+
+    async def _poll(self, live: LiveRun) -> None:
+        calls, ref = live.service
+        async with self._limit:
+            live.record.polls += 1
+            seen = await calls.poll(ref)
+
+        await self.tell(live, seen)
+
+    async def _pump(self, live: LiveRun, observations: AsyncGenerator[Any, None]) -> None:
+        """Carry a connection's observations to the machine, until it ends or the machine lets go of it."""
+        async with aclosing(observations):
+            async for seen in observations:
+                await self.tell(live, seen)
+                _report_start(live, seen)
+                if live.stream is not asyncio.current_task():
+                    return
+
+    async def _send_cancel(self, live: LiveRun) -> None:
+        """A service that cannot answer is not asked for ever; the truth comes from the polls that follow."""
+        calls, ref = live.service
+        failure: ProviderError | None = None
+        try:
+            async with self._limit:
+                seen = await calls.cancel(ref)
+        except ProviderError as error:
+            seen, failure = CancelAnswered(), error
+
+        await self.tell(live, seen)
+        _resolve(live.cancelling, failure)
+        live.cancelling = None
+
+    # --- hosting ---
+
+    async def _supervise(self, ready: asyncio.Event) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._schedule(), name="agentbg scheduler")
+                ready.set()
+                await self._stop.wait()
+                raise _Stopped
+        except* _Stopped:
+            pass
+        finally:
+            self._stop.set()
+            for live in list(self.runs.values()):
+                live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
+
+    async def _schedule(self) -> None:
+        """Wake each run when it is due."""
+        while True:
+            while (run_id := self._queue.pop_due(self._clock.now())) is not None:
+                live = self.runs.get(run_id)
+                if live is not None:
+                    self._spawn(live, self.tell(live, Due()))
+
+            self._kick.clear()
+            await self._sleep_until(self._queue.next_at())
+
+    async def _sleep_until(self, at: float | None) -> None:
+        timer = None if at is None else asyncio.get_running_loop().call_at(at, self._kick.set)
+        try:
+            await self._kick.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._group is None or self._stop.is_set():
+            work.close()
+            raise RuntimeClosed("The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`.")
+
+        return self._group.create_task(self._guard(live, work), name=f"agentbg {live.id}")
+
+    async def _guard(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> None:
+        """One run's trouble is not another's: the run is let go of, and those who wait for it are told."""
+        try:
+            await work
+        except RuntimeClosed:
+            return
+        except StoreError as error:
+            self._let_go(live, error)
+        except Exception as error:
+            logger.exception("run %s: agentbg has a bug; the run is let go of", live.id)
+            failure = AgentBGError(f"agentbg has a bug, please report it: {error!r}. The run goes on at the service.")
+            failure.__cause__ = error
+            self._let_go(live, failure)
+
+    def _let_go(self, live: LiveRun, error: AgentBGError) -> None:
+        self._detach(live)
+        self._drop(live)
+        live.abandon(error)
+
+
+def _report_start(live: LiveRun, seen: Observation) -> None:
+    """Let whoever submitted the run know how its start went."""
+    try:
+        raise_if_not_started(seen, live.id)
+    except AgentBGError as error:
+        _resolve(live.started, error)
+        return
+
+    if live.record.ref is not None or live.settled:
+        _resolve(live.started)
+
+
+def _promise() -> asyncio.Future[None]:
+    """A future whose outcome nobody may be there to take: that is no error."""
+    promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    promise.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return promise
+
+
+def _resolve(promise: asyncio.Future[None] | None, error: Exception | None = None) -> None:
+    if promise is None or promise.done():
+        return
+
+    if error is None:
+        promise.set_result(None)
+    else:
+        promise.set_exception(error)

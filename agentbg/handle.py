@@ -1,0 +1,214 @@
+"""What a user holds of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .core.response import AgentRunResponse
+from .core.status import RunStatus
+from .core.token import ContinuationToken
+from .errors import (
+    AgentBGError,
+    InputRequired,
+    OutputInvalid,
+    RunCancelled,
+    RunError,
+    RunExpired,
+    RunFailed,
+    RunIncomplete,
+    RunTimeout,
+    SubmitUnknown,
+    UsageError,
+)
+from .live import LiveRun
+from .stream import ResumableStream
+
+if TYPE_CHECKING:
+    from .runtime import AgentRuntime
+
+T = TypeVar("T")
+
+_ERRORS: dict[RunStatus, tuple[type[RunError], str]] = {
+    RunStatus.FAILED: (RunFailed, "The run failed"),
+    RunStatus.INCOMPLETE: (RunIncomplete, "The run ended before its answer did"),
+    RunStatus.CANCELLED: (RunCancelled, "The run was cancelled"),
+    RunStatus.EXPIRED: (RunExpired, "The run expired"),
+    RunStatus.INPUT_REQUIRED: (InputRequired, "The run waits for its user"),
+}
+
+
+class BackgroundHandle(Generic[T]):
+    """A run in the background. As many handles and waiters as you like share one run, and one poller.
+
+    Waiting and working are apart: a time-out, a cancelled waiter, a closed stream or a lost handle leaves the run
+    alive. Only `cancel` cancels it.
+    """
+
+    def __init__(self, runtime: AgentRuntime, live: LiveRun) -> None:
+        self._runtime = runtime
+        self._live = live
+
+    def __repr__(self) -> str:
+        return f"<BackgroundHandle {self.id} {self.status} {self.elapsed:.1f} s>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BackgroundHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __await__(self) -> Generator[Any, None, AgentRunResponse[T]]:
+        return self.result().__await__()
+
+    # --- what it looks like: free, local, never stale by more than the last poll or event ---
+
+    @property
+    def id(self) -> str:
+        """The run's id in the store. `runtime.get(id)` gives the handle again, in any process on the same store."""
+        return self._live.id
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands, as last seen."""
+        return self._live.record.status
+
+    @property
+    def token(self) -> ContinuationToken | None:
+        """What resumes the run elsewhere, from here; None when nothing is left to poll or resume."""
+        return self._live.run.token
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the submit to the end, or to now."""
+        record = self._live.record
+        return max((record.finished_at or self._runtime.clock.wall()) - record.created_at, 0.0)
+
+    @property
+    def response(self) -> AgentRunResponse[T]:
+        """The response so far: of a live run, the text that has come."""
+        return self._live.run.response
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was given to `submit`, JSON-safe, kept in the store."""
+        return self._live.record.metadata
+
+    @property
+    def stalled(self) -> bool:
+        """True when a live run has shown no change for longer than `PollPolicy.stall_after`."""
+        return self._live.run.stalled(self._runtime.clock.now())
+
+    @property
+    def polls(self) -> int:
+        """Polls sent for this run so far."""
+        return self._live.record.polls
+
+    @property
+    def reconnects(self) -> int:
+        """Connections that this process made to take the run's stream up again."""
+        return self._live.reconnects
+
+    @property
+    def dropped(self) -> int:
+        """Events that this process received again, and dropped."""
+        return self._live.run.assembly.dropped
+
+    def done(self) -> bool:
+        """True when there is nothing more to wait for: the run has ended, or waits for its user."""
+        return self._live.settled
+
+    def add_done_callback(self, callback: Callable[[BackgroundHandle[T]], object]) -> None:
+        """Call back, in the event loop, once the run is done; at once when it is already. As `asyncio.Task` does."""
+        self._live.when_settled(lambda: callback(self))
+
+    # --- waiting ---
+
+    async def wait(self, timeout: float | None = None) -> RunStatus:
+        """Wait until the run is done or `timeout` seconds have passed; the status then. A bad end raises nothing.
+
+        Raises what stands between us and the run: ProviderError when the service refuses to talk about it,
+        RuntimeClosed, StoreError. Cancelling the wait leaves the run alive.
+        """
+        self._require_agent()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._live.wait()
+        except TimeoutError:
+            pass
+
+        return self.status
+
+    async def result(self, timeout: float | None = None) -> AgentRunResponse[T]:
+        """Wait for the run and return its response.
+
+        With an output type, `response.value` is checked here: an answer that does not fit raises OutputInvalid.
+        Raises RunFailed, RunIncomplete, RunCancelled, RunExpired or InputRequired by how the run stands, each with
+        `.response`, `.handle` and `.token`; RunTimeout after `timeout` seconds, with the run alive; SubmitUnknown for
+        a run of which nobody knows whether it was started; and what `wait` raises.
+        """
+        await self.wait(timeout)
+        if not self.done():
+            raise RunTimeout(
+                f"Run {self.id} is {self.status} after {timeout:g} s of waiting. It goes on; take it up with "
+                f"the handle, its token, or runtime.get({self.id!r}).",
+                handle=self,
+            )
+
+        if self.status is not RunStatus.COMPLETED:
+            raise self._error()
+
+        self._check_value()
+        return self.response
+
+    def stream(self, *, after: int = 0) -> ResumableStream:
+        """The run's updates with a `seq` above `after`: those that were, then those that come, up to the END.
+
+        Any number of streams may be open, at any place, at any time, also after the end. A run that was submitted
+        without `stream=True` is streamed from its polls.
+        """
+        if after < 0:
+            raise UsageError(f"stream(after=…) takes the seq of the last update you have, 0 for none; not {after}.")
+
+        self._require_agent()
+        return ResumableStream(self._runtime.updates(self._live, after))
+
+    # --- working ---
+
+    async def cancel(self, reason: str | None = None) -> RunStatus:
+        """Cancel the run at the service: the only thing that does. Returns the status after the service's answer.
+
+        A run that has just ended keeps its end; `wait` for the truth where the answer leaves it open. `reason` is kept
+        in the store. Raises ProviderError when the service cannot take the cancel; the run then goes on.
+        """
+        self._require_agent()
+        await self._runtime.cancel(self._live, reason)
+        return self.status
+
+    def _require_agent(self) -> None:
+        if not self.done() and self._live.calls is None:
+            raise UsageError(
+                f"Run {self.id} belongs to the agent {self._live.record.agent!r}, which this runtime does not know: "
+                f"pass it to AgentRuntime(agents=[…])."
+            )
+
+    def _error(self) -> AgentBGError:
+        response = self.response
+        if response.error is not None and response.error.code == "submit_unknown":
+            return SubmitUnknown(
+                f"It is not known whether run {self.id} was started: {response.error.message}",
+                run_id=self.id,
+                reason=response.error.message,
+            )
+
+        kind, what = _ERRORS[self.status]
+        why = f": {response.error.code}: {response.error.message}" if response.error else "."
+        return kind(f"{what} ({self.id}){why}", response=response, handle=self)
+
+    def _check_value(self) -> None:
+        try:
+            _ = self.response.value
+        except OutputInvalid as error:
+            error.handle = self
+            raise

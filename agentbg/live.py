@@ -1,0 +1,172 @@
+"""A run in this process: its machine, those who wait for it, and its latest updates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from .calls import Calls
+from .core.model import RunRef
+from .core.run import Run
+from .core.update import AgentRunResponseUpdate, UpdateType
+from .errors import AgentBGError
+from .stores.base import Store
+
+RECENT = 256
+"""Updates kept in memory per run for consumers that keep up; those that do not read the store."""
+
+
+class Bell:
+    """Wakes everyone who waits at this moment, with good news or with an error."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait(self) -> None:
+        """Wait for the next ring. Raises the error that it rings with."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
+
+    def ring(self, error: BaseException | None = None) -> None:
+        """Wake those who wait now."""
+        for waiting in self._waiting:
+            if waiting.done():
+                continue
+
+            if error is None:
+                waiting.set_result(None)
+            else:
+                waiting.set_exception(error)
+
+
+class LiveRun:
+    """One run that handles look at and the driver drives. All handles of a run share it."""
+
+    def __init__(self, run: Run, calls: Calls | None) -> None:
+        self.run = run
+        self.calls = calls
+        """The way to its service; None where no agent is known, so that the run can only be looked at."""
+        self.record = run.record
+        self.settled = not run.record.status.live
+        """True when the run has ended or waits for its user, and the store knows."""
+        self.lock = asyncio.Lock()
+        """Held from an observation to the end of its commands: commits keep the order of what happened."""
+        self.stream: asyncio.Task[None] | None = None
+        self.started: asyncio.Future[None] | None = None
+        self.cancelling: asyncio.Future[None] | None = None
+        self.lost: AgentBGError | None = None
+        """Why this process does not drive the run any more, although it is live."""
+        self.reconnects = 0
+        self.bell = Bell()
+        self._committed = run.record.position.seq
+        self._recent: deque[AgentRunResponseUpdate] = deque(maxlen=RECENT)
+        self._on_settled: list[Callable[[], object]] = []
+
+    @property
+    def id(self) -> str:
+        """The run's id: ours."""
+        return self.record.id
+
+    @property
+    def service(self) -> tuple[Calls, RunRef]:
+        """Where to ask about the run. Only a run that was started, and whose agent is known, has it."""
+        assert self.calls is not None, "a run without an agent is not driven"
+        assert self.record.ref is not None, "the machine asks nothing of a run before its ref is known"
+        return self.calls, self.record.ref
+
+    def publish(self, updates: Sequence[AgentRunResponseUpdate]) -> None:
+        """Hand on updates that the store has taken."""
+        if not updates:
+            return
+
+        self._recent.extend(updates)
+        self._committed = updates[-1].seq
+        self.bell.ring()
+
+    def settle(self) -> None:
+        """The result is stored: wake all who wait for it."""
+        self.settled = True
+        if self.cancelling is not None and not self.cancelling.done():
+            self.cancelling.set_result(None)
+
+        self.bell.ring()
+        self._announce()
+
+    def abandon(self, error: AgentBGError) -> None:
+        """This process lets go of the run: all who wait get the error, now and later. The run itself goes on."""
+        if self.settled or self.lost is not None:
+            return
+
+        self.lost = error
+        for promise in (self.started, self.cancelling):
+            if promise is not None and not promise.done():
+                promise.set_exception(error)
+
+        self.bell.ring(error)
+        self._announce()
+
+    def when_settled(self, call: Callable[[], object]) -> None:
+        """Call back once when there is nothing more to wait for; at once when there is nothing now."""
+        if self.settled or self.lost is not None:
+            call()
+        else:
+            self._on_settled.append(call)
+
+    async def wait(self) -> None:
+        """Wait until the run is settled. Raises when this process lets go of it, or the service will not talk of it."""
+        while not self.settled:
+            if self.lost is not None:
+                raise self.lost
+
+            await self.bell.wait()
+
+    async def updates(self, store: Store, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+        """All updates with a seq above `after`, from memory or from the store, until the last."""
+        seq = after
+        while True:
+            batch = self._since(seq)
+            if batch is None:
+                batch = [self._dress(update) for update in await store.read(self.id, after=seq)]
+
+            for update in batch:
+                seq = update.seq
+                yield update
+
+            if seq >= self._committed:
+                if self.settled:
+                    return
+
+                if self.lost is not None:
+                    raise self.lost
+
+                await self.bell.wait()
+
+    def _since(self, seq: int) -> Sequence[AgentRunResponseUpdate] | None:
+        """The updates above `seq`, when memory has them all; None when only the store does."""
+        if seq >= self._committed:
+            return ()
+
+        if not self._recent or seq < self._recent[0].seq - 1:
+            return None
+
+        return list(islice(self._recent, seq - self._recent[0].seq + 1, None))
+
+    def _dress(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
+        """Give an update from the store what a store does not keep."""
+        response: Any = self.run.response if update.type is UpdateType.END else None
+        return replace(update, issuer=self.run.assembly.issuer, response=response)
+
+    def _announce(self) -> None:
+        calls, self._on_settled = self._on_settled, []
+        for call in calls:
+            call()

@@ -1,0 +1,196 @@
+"""OpenAI's Responses API, and every server that speaks it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+import openai
+import pydantic_core
+
+from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
+from ..core.sse import EventDecoder
+from ..errors import AuthenticationFailed, ServiceUnavailable, StreamRefused, Unsupported
+from .base import Cap, Resume
+from .openai_errors import poll_after, translated
+from .responses_wire import read_event, read_response, start_body
+
+DAY = 86_400.0
+
+
+class OpenAIResponses:
+    """A provider for OpenAI's Responses API in background mode.
+
+    Give either `client`, your own `AsyncOpenAI` with all its settings (auth, headers, proxy, time-outs, http client),
+    or what one is made of: `api_key` (default: OPENAI_API_KEY) and `base_url` (default: OPENAI_BASE_URL, then OpenAI).
+    Your client is used with its retries off, since the core decides what to retry, and is never closed by us.
+
+    `timeout` bounds a poll, a cancel, and the answer to a background start, in seconds; a foreground start takes as
+    long as the client allows. Raises AuthenticationFailed when no key is to be found.
+    """
+
+    name = "openai"
+    caps = Cap.STREAM_START | Cap.CANCEL | Cap.DELETE | Cap.PARTIAL_ON_POLL | Cap.PREVIOUS
+    resume = Resume.CURSOR
+    retention = 30 * DAY
+    """"At least 30 days", as openai-python documents `store`."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        client: openai.AsyncOpenAI | None = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        self.model = model
+        self._owned = client is None
+        self._client = (client or _make_client(api_key, base_url)).with_options(max_retries=0)
+        self._timeout = timeout
+        self.endpoint = _fingerprint(str(self._client.base_url))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self.model!r}, base_url={str(self._client.base_url)!r})"
+
+    async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
+        body = start_body(request, self.model, stream=False)
+        timeout = self._timeout if body.get("background") else openai.NOT_GIVEN
+        with translated(f"Starting a run of {self.model}"):
+            answer = await self._client.responses.with_raw_response.create(
+                extra_body=body, extra_headers=_key_header(key), timeout=timeout
+            )
+            return self._read(answer.http_response.headers, answer.http_response.content)
+
+    async def open(
+        self, request: StartRequest, *, key: str | None = None
+    ) -> AsyncGenerator[Sequence[StreamEvent], None]:
+        body = start_body(request, self.model, stream=True)
+        what = f"Starting a streamed run of {self.model}"
+        with translated(what):
+            answering = self._client.responses.with_streaming_response.create(
+                extra_body=body, extra_headers=_key_header(key)
+            )
+            async with answering as answer:
+                if _media_type(answer.headers) == "application/json":
+                    snapshot = self._read(answer.headers, await answer.read())
+                    kind = EventKind.STATUS if snapshot.status.live else EventKind.END
+                    yield [StreamEvent(kind, snapshot.raw, snapshot=snapshot)]
+                    raise StreamRefused(f"{what}: the service answered without a stream.")
+
+                async for events in self._events(answer.headers, answer.iter_bytes()):
+                    yield events
+
+    async def poll(self, ref: RunRef) -> Snapshot:
+        with translated(f"Polling run {ref.id}", run_id=ref.id):
+            answer = await self._client.responses.with_raw_response.retrieve(ref.id, timeout=self._timeout)
+            return self._read(answer.http_response.headers, answer.http_response.content)
+
+    async def attach(self, ref: RunRef, *, after: Cursor | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
+        what = f"Streaming run {ref.id}"
+        with translated(what, run_id=ref.id, attaching=True):
+            attaching = self._client.responses.with_streaming_response.retrieve(
+                ref.id, stream=True, starting_after=after if isinstance(after, int) else openai.omit
+            )
+            async with attaching as answer:
+                if _media_type(answer.headers) == "application/json":
+                    raise StreamRefused(f"{what}: the service answered JSON instead of a stream.")
+
+                async for events in self._events(answer.headers, answer.iter_bytes()):
+                    yield events
+
+    async def cancel(self, ref: RunRef) -> Snapshot | None:
+        with translated(f"Cancelling run {ref.id}", run_id=ref.id):
+            try:
+                answer = await self._client.responses.with_raw_response.cancel(ref.id, timeout=self._timeout)
+            except (openai.BadRequestError, openai.ConflictError):
+                return None  # it has ended already: 400 at OpenAI and Azure, 409 at OGX
+
+            return self._read(answer.http_response.headers, answer.http_response.content)
+
+    async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
+        raise Unsupported("Answering a run that waits for its user is not supported yet.")
+
+    async def delete(self, ref: RunRef) -> None:
+        with translated(f"Deleting run {ref.id}", run_id=ref.id):
+            try:
+                await self._client.responses.delete(ref.id, timeout=self._timeout)
+            except openai.NotFoundError:
+                return
+
+    async def aclose(self) -> None:
+        if self._owned:
+            await self._client.close()
+
+    def _ref(self, run_id: str) -> RunRef:
+        return RunRef(self.name, self.endpoint, {"response": run_id})
+
+    def _read(self, headers: Mapping[str, str], content: bytes) -> Snapshot:
+        body = _json_object(content)
+        if "status" not in body and "id" not in body:
+            raise ServiceUnavailable(
+                f"The service answered something that is no response: {_media_type(headers) or 'empty'}."
+            )
+
+        return read_response(body, self._ref, poll_after(headers))
+
+    async def _events(
+        self, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
+    ) -> AsyncGenerator[Sequence[StreamEvent], None]:
+        """The events of an SSE body, those of a chunk together. What breaks in a chunk breaks after what was whole."""
+        if _media_type(headers) not in ("text/event-stream", ""):
+            raise ServiceUnavailable(f"The service answered {_media_type(headers)} instead of a stream.")
+
+        decoder = EventDecoder()
+        async for chunk in chunks:
+            events: list[StreamEvent] = []
+            try:
+                for data in decoder.feed(chunk):
+                    events.append(self._event(data))
+            finally:
+                if events:
+                    yield events
+
+    def _event(self, data: bytes) -> StreamEvent:
+        if not data or data == b"[DONE]":
+            return StreamEvent(EventKind.KEEPALIVE, {"type": "comment"})
+
+        return read_event(_json_object(data), self._ref)
+
+
+def _make_client(api_key: str | None, base_url: str | None) -> openai.AsyncOpenAI:
+    try:
+        return openai.AsyncOpenAI(api_key=api_key, base_url=base_url)
+    except openai.OpenAIError as error:
+        raise AuthenticationFailed(
+            "No API key: set the environment variable OPENAI_API_KEY, or pass api_key=… (any text for a local server)."
+        ) from error
+
+
+def _fingerprint(base_url: str) -> str:
+    """Names an endpoint in records and tokens: no credentials, no query, no trailing slash."""
+    scheme, _, rest = base_url.partition("://")
+    host = rest.partition("?")[0].rpartition("@")[2]
+    return hashlib.sha256(f"{scheme}://{host.rstrip('/')}".lower().encode()).hexdigest()[:12]
+
+
+def _key_header(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key} if key else {}
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _json_object(content: bytes) -> JSON:
+    try:
+        value: Any = pydantic_core.from_json(content)
+    except ValueError as error:
+        start = content[:60].decode("utf-8", "replace")
+        raise ServiceUnavailable(f"The service answered something that is no JSON: {start!r}") from error
+
+    if not isinstance(value, dict):
+        raise ServiceUnavailable(f"The service answered JSON that is no object: {str(value)[:60]!r}")
+
+    return cast("JSON", value)

@@ -1,0 +1,124 @@
+"""What openai-python and its transports raise, in our words. The one place that knows their exceptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import openai
+
+from ..errors import (
+    AuthenticationFailed,
+    ProviderError,
+    RequestRejected,
+    RunNotFound,
+    ServiceUnavailable,
+    StreamRefused,
+)
+
+# By name, since a caller's own http client may be of httpx2, httpx, or aiohttp.
+_NEVER_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ClientConnectorError"}
+)
+_TRANSIENT = frozenset({408, 409, 425, 429})
+
+
+@contextmanager
+def translated(what: str, *, run_id: str | None = None, attaching: bool = False) -> Generator[None]:
+    """Raise what the service or the way to it does as `ProviderError`. `what` says what was tried."""
+    try:
+        yield
+    except ProviderError:
+        raise
+    except openai.APIStatusError as error:
+        raise _from_status(error, what, run_id, attaching) from error
+    except openai.APIConnectionError as error:
+        raise _from_connection(error, what) from error
+    except openai.OpenAIError as error:
+        raise AuthenticationFailed(f"{what}: the client is not set up: {error}") from error
+    except Exception as error:  # a transport raises what it likes: httpx, ssl, h2, json
+        raise ServiceUnavailable(f"{what}: {_describe(error)}") from error
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The service's wish in seconds, from `retry-after-ms` or `Retry-After` (seconds or an HTTP date)."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+
+    value = headers.get("retry-after", "")
+    return _seconds_until(value) if (seconds := _number(value)) is None else seconds
+
+
+def poll_after(headers: Mapping[str, str]) -> float | None:
+    """The service's wish for the next poll in seconds: `openai-poll-after-ms`, or a Retry-After on a good answer."""
+    milliseconds = _number(headers.get("openai-poll-after-ms"))
+    return retry_after(headers) if milliseconds is None else milliseconds / 1000
+
+
+def _seconds_until(date: str) -> float | None:
+    try:
+        return max(parsedate_to_datetime(date).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+
+    return number if 0 <= number < float("inf") else None
+
+
+def _from_status(error: openai.APIStatusError, what: str, run_id: str | None, attaching: bool) -> ProviderError:
+    status, headers = error.status_code, error.response.headers
+    code, message = _code(error), f"{what}: HTTP {status}: {_message(error)}"
+    wish = retry_after(headers)
+    known: dict[str, Any] = {"status_code": status, "code": code, "request_id": error.request_id}
+    if status == 401:
+        return AuthenticationFailed(f"{message} -- check the API key (OPENAI_API_KEY, or api_key=…).", **known)
+
+    if headers.get("x-should-retry") != "false" and (
+        status in _TRANSIENT or status >= 500 or code == "conversation_locked"
+    ):
+        unsent = status == 429 or (status == 503 and wish is not None) or code == "conversation_locked"
+        return ServiceUnavailable(message, retry_after=wish, unsent=unsent, **known)
+
+    if status == 404 and run_id is not None:
+        return RunNotFound(message, **known)
+
+    if attaching and status not in (401, 403):
+        return StreamRefused(message, **known)
+
+    return RequestRejected(message, **known)
+
+
+def _from_connection(error: openai.APIConnectionError, what: str) -> ServiceUnavailable:
+    cause = error.__cause__ or error
+    url = error.request.url
+    where = f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
+    unsent = any(kind.__name__ in _NEVER_SENT for kind in type(cause).__mro__)
+    hint = " -- check the base URL and the network." if unsent else ""
+    return ServiceUnavailable(f"{what}: no answer from {where}: {_describe(cause)}{hint}", unsent=unsent)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _code(error: openai.APIStatusError) -> str | None:
+    return error.code if isinstance(error.code, str) else None
+
+
+def _message(error: openai.APIStatusError) -> str:
+    fields = _fields(error.body)
+    message = fields.get("message")
+    return message if isinstance(message, str) else str(fields or error.message)[:300]
+
+
+def _fields(body: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", body) if isinstance(body, dict) else {}

@@ -1,0 +1,172 @@
+"""The Responses API's words in ours, and ours in its. Pure: JSON in, `core.model` out, and back.
+
+Nothing here trusts a field to be there: gateways and other vendors' servers leave out what they please.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
+from ..core.response import is_message, item_text
+from ..core.status import RunStatus
+
+STATUSES: Mapping[str, RunStatus] = {
+    "queued": RunStatus.QUEUED,
+    "in_progress": RunStatus.RUNNING,
+    "completed": RunStatus.COMPLETED,
+    "incomplete": RunStatus.INCOMPLETE,
+    "failed": RunStatus.FAILED,
+    "cancelled": RunStatus.CANCELLED,
+}
+"""A word that is not here counts as RUNNING."""
+
+CALLS = frozenset({"function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call"})
+"""Items that the client must answer with an output of the same `call_id`."""
+APPROVALS = frozenset({"mcp_approval_request"})
+KEEPALIVES = frozenset({"keepalive", "ping"})
+
+MakeRef = Callable[[str], RunRef]
+
+
+def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, Any]:
+    """The body of POST /responses. `store` is sent even where it is the default: a background run needs it."""
+    body: dict[str, Any] = {"model": model, "input": list(request.input), "store": True}
+    optional = {
+        "instructions": request.instructions,
+        "tools": list(request.tools),
+        "background": request.background,
+        "stream": stream,
+        "previous_response_id": request.previous.id if request.previous else None,
+        "text": _text_format(request.output_schema) if request.output_schema else None,
+    }
+    body.update((name, value) for name, value in optional.items() if value)
+    body.update(request.extra)
+    return body
+
+
+def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None) -> Snapshot:
+    """A Response object as a snapshot."""
+    items = _mappings(body.get("output"))
+    raw_status = _word(body.get("status"))
+    run_id = body.get("id")
+    return Snapshot(
+        ref=make_ref(run_id) if isinstance(run_id, str) and run_id else None,
+        status=_status(raw_status, items),
+        raw_status=raw_status,
+        text="".join(item_text(item) for item in items if is_message(item)),
+        items=items,
+        error=_error(body),
+        usage=_usage(body.get("usage")),
+        poll_after=poll_after,
+        raw=body,
+    )
+
+
+def read_event(event: JSON, make_ref: MakeRef) -> StreamEvent:
+    """One event of a stream. What it means is read from its content; its name decides only where that is silent."""
+    name = _word(event.get("type"))
+    cursor = event.get("sequence_number")
+    cursor = cursor if isinstance(cursor, int) else None
+    if name == "response.output_text.delta":
+        return StreamEvent(EventKind.TEXT, event, _word(event.get("delta")), cursor, _index(event))
+
+    response = event.get("response")
+    if isinstance(response, Mapping):
+        return _read_lifecycle(name, event, cast("JSON", response), cursor, make_ref)
+
+    if name == "error":
+        return StreamEvent(EventKind.ERROR, event, cursor=cursor, error=_event_error(event))
+
+    if name == "response.output_item.added":
+        return StreamEvent(EventKind.ITEM, event, cursor=cursor, index=_index(event))
+
+    kind = EventKind.KEEPALIVE if name in KEEPALIVES else EventKind.PROGRESS
+    return StreamEvent(kind, event, cursor=cursor, index=_index(event))
+
+
+def _read_lifecycle(name: str, event: JSON, response: JSON, cursor: int | None, make_ref: MakeRef) -> StreamEvent:
+    """An event with a whole response. The response's status counts, not the event's name: some call a cancelled
+    run's last event `response.failed`, or an incomplete one's `response.completed`."""
+    if not response.get("status"):
+        response = {**response, "status": name.removeprefix("response.")}
+
+    snapshot = read_response(response, make_ref)
+    kind = EventKind.STATUS if snapshot.status.live else EventKind.END
+    return StreamEvent(kind, event, cursor=cursor, snapshot=snapshot)
+
+
+def _status(raw_status: str, items: Sequence[JSON]) -> RunStatus:
+    """A response that ends with a call or an approval request is `completed` on the wire; it waits for its user."""
+    status = STATUSES.get(raw_status, RunStatus.RUNNING)
+    return RunStatus.INPUT_REQUIRED if status is RunStatus.COMPLETED and _awaits(items) else status
+
+
+def _awaits(items: Sequence[JSON]) -> bool:
+    answered = {item.get("call_id") for item in items if _word(item.get("type")).endswith("_output")}
+    answered |= {item.get("approval_request_id") for item in items if item.get("type") == "mcp_approval_response"}
+    return any(
+        (item.get("type") in CALLS and item.get("call_id") not in answered)
+        or (item.get("type") in APPROVALS and item.get("id") not in answered)
+        for item in items
+    )
+
+
+def _error(body: JSON) -> RunErrorInfo | None:
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        fields = cast("JSON", error)
+        return RunErrorInfo(_word(fields.get("code")) or "error", _word(fields.get("message")))
+
+    details = body.get("incomplete_details")
+    if isinstance(details, Mapping):
+        reason = _word(cast("JSON", details).get("reason")) or "incomplete"
+        return RunErrorInfo(reason, f"The answer was cut short: {reason}.")
+
+    return None
+
+
+def _event_error(event: JSON) -> RunErrorInfo:
+    """An `error` event is flat in the documents, and often nested on the wire."""
+    nested = event.get("error")
+    fields = cast("JSON", nested) if isinstance(nested, Mapping) else event
+    return RunErrorInfo(_word(fields.get("code")) or "error", _word(fields.get("message")))
+
+
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, Mapping):
+        return None
+
+    fields = cast("JSON", usage)
+    return Usage(
+        _count(fields.get("input_tokens")),
+        _count(fields.get("output_tokens")),
+        _count(fields.get("total_tokens")),
+        fields,
+    )
+
+
+def _text_format(schema: JSON) -> dict[str, Any]:
+    return {"format": {"type": "json_schema", "name": schema.get("title", "output"), "schema": schema, "strict": False}}
+
+
+def _mappings(value: Any) -> list[JSON]:
+    return (
+        [cast("JSON", item) for item in cast("list[Any]", value) if isinstance(item, Mapping)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def _index(event: JSON) -> int | None:
+    index = event.get("output_index")
+    return index if isinstance(index, int) and index >= 0 else None
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,253 @@
+"""The runtime: it drives, you hold handles."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+from .agent import Agent, AgentRunOptions, Input, read_input
+from .clock import Clock, SystemClock
+from .core.record import RunRecord
+from .core.run import Run
+from .core.schedule import Draw, PollPolicy, StreamPolicy
+from .core.status import RunStatus
+from .core.token import ContinuationToken
+from .core.update import AgentRunResponseUpdate
+from .driver import Driver
+from .errors import RuntimeClosed, UsageError
+from .handle import BackgroundHandle
+from .live import LiveRun
+from .stores.base import Store
+from .stores.memory import MemoryStore
+from .thread import AgentThread
+
+T = TypeVar("T")
+_LIVE = frozenset(status for status in RunStatus if status.live)
+
+
+class AgentRuntime:
+    """Drives background runs: starts them, polls them, keeps their streams, and stores what must survive.
+
+    Use it as `async with AgentRuntime(…) as runtime:`; it may be entered in one task and left in another. Leaving it
+    waits for starts under way (10 s at most), stops driving, and releases the store; the runs go on at their services,
+    and a later runtime on the same store goes on with them by itself.
+
+    - `store` keeps the runs; by default a `MemoryStore`, which ends with the process.
+    - `poll` and `stream` say when to poll and how a stream is kept.
+    - `agents` are those whose stored runs are to be driven on; agents given to `submit` are known from then on.
+    - `max_requests` bounds the starts, polls and cancels under way at a time. Open streams do not count.
+    - `draw` and `clock` are for tests: random numbers in [0, 1), and the time.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        poll: PollPolicy | None = None,
+        stream: StreamPolicy | None = None,
+        agents: Iterable[Agent[Any]] = (),
+        max_requests: int = 32,
+        draw: Draw = random.random,
+        clock: Clock | None = None,
+    ) -> None:
+        if max_requests < 1:
+            raise UsageError(f"max_requests is how many requests may be under way: at least 1, not {max_requests}.")
+
+        self.clock = clock or SystemClock()
+        self._store = store or MemoryStore()
+        self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
+        self._agents: dict[str, Agent[Any]] = {}
+        self._draw = draw
+        self._driver = Driver(self._store, self.clock, max_requests)
+        for agent in agents:
+            self._register(agent)
+
+    async def __aenter__(self) -> Self:
+        if self._driver.used:
+            raise UsageError("A runtime is entered once. Make a new AgentRuntime on the same store.")
+
+        await self._store.open()
+        try:
+            await self._driver.open()
+            await self._take_up_all()
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._driver.aclose()
+        await self._store.aclose()
+
+    # --- runs ---
+
+    async def submit(
+        self,
+        agent: Agent[T],
+        input: Input,
+        *,
+        thread: AgentThread | None = None,
+        stream: bool = False,
+        options: AgentRunOptions | None = None,
+        deadline: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> BackgroundHandle[T]:
+        """Start a run in the background; returns when the service has it, or has answered it at once.
+
+        With `stream` the run is streamed from the start, and so can be streamed again after a cut. `deadline` is in
+        seconds from now: a run that is not done by then expires. `metadata` is yours, JSON-safe, kept in the store.
+
+        An intent is stored before the start is sent. Cancelling this call does not stop the start: the run is then in
+        the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several
+        tries; SubmitUnknown when the start's answer was lost; UsageError, RuntimeClosed, StoreError.
+        """
+        self._require_open()
+        if options is not None and options.continuation_token is not None:
+            raise UsageError("To take up a run by its token, call runtime.resume(token, agent=…), not submit.")
+
+        if deadline is not None and deadline <= 0:
+            raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
+
+        self._register(agent)
+        background = AgentRunOptions(allow_background_responses=True, extra=options.extra if options else {})
+        record = agent.record(None, self.clock.wall(), agent.request(input, thread, background))
+        record.stream = stream
+        record.epoch = 1
+        record.deadline_at = None if deadline is None else record.created_at + deadline
+        record.metadata = dict(metadata or {})
+        live = self._live(record, agent)
+        self._driver.add(live)
+        assert record.request is not None, "made above"
+        if thread is not None:
+            live.when_settled(lambda: thread.conclude(live.run.response, live.record.ref))
+
+        await self._driver.start(live, record.request)
+        if thread is not None:
+            thread.ask(read_input(input))
+
+        return BackgroundHandle(self, live)
+
+    async def get(self, run_id: str) -> BackgroundHandle[Any]:
+        """The handle of a run in the store. Raises RunUnknown for an id that is not there."""
+        self._require_open()
+        live = self._driver.runs.get(run_id)
+        return BackgroundHandle(self, live or await self._take_up(await self._store.load(run_id)))
+
+    async def resume(self, token: ContinuationToken | str, *, agent: Agent[T]) -> BackgroundHandle[T]:
+        """Take up a run by its token, wherever it was started; one that the store has already is that run.
+
+        Raises TokenError for a token that is damaged, expired, or of another service than the agent's.
+        """
+        self._require_open()
+        token = ContinuationToken.parse(token) if isinstance(token, str) else token
+        token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
+        token.check_age(self.clock.wall(), agent.provider.retention)
+        self._register(agent)
+        known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
+        if known is not None:
+            live = self._driver.runs.get(known.id)
+            return BackgroundHandle(self, live or await self._take_up(known, agent))
+
+        record = agent.record(token, self.clock.wall(), None)
+        record.epoch = 1
+        await self._store.create(record)
+        return BackgroundHandle(self, await self._drive(record, agent))
+
+    async def list(
+        self,
+        *,
+        status: RunStatus | str | Collection[RunStatus | str] | None = None,
+        agent: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[BackgroundHandle[Any]]:
+        """Handles of the runs in the store, the newest first: of some statuses, of one agent, at most `limit`."""
+        self._require_open()
+        records = await self._store.list(statuses=_statuses(status), agent=agent, limit=limit)
+        return [BackgroundHandle(self, self._driver.runs.get(record.id) or self._live(record)) for record in records]
+
+    async def as_completed(self, handles: Iterable[BackgroundHandle[T]]) -> AsyncIterator[BackgroundHandle[T]]:
+        """The handles, each as soon as it is done, well or badly. Leaving the loop leaves the runs alive."""
+        done: asyncio.Queue[BackgroundHandle[T]] = asyncio.Queue()
+        waiting = list(handles)
+        for handle in waiting:
+            handle.add_done_callback(done.put_nowait)
+
+        for _ in waiting:
+            yield await done.get()
+
+    # --- what handles ask for ---
+
+    async def cancel(self, live: LiveRun, reason: str | None) -> None:
+        """See `BackgroundHandle.cancel`."""
+        self._require_open()
+        live.record.cancel_reason = live.record.cancel_reason or reason
+        await self._driver.cancel(live)
+
+    def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+        """See `BackgroundHandle.stream`."""
+        self._require_open()
+        return live.updates(self._store, after)
+
+    # --- taking up ---
+
+    async def _take_up_all(self) -> None:
+        """Go on with what an earlier runtime left unfinished, as far as the agents are known."""
+        for record in await self._store.list(statuses=_LIVE):
+            if record.agent in self._agents:
+                await self._take_up(record)
+
+    async def _take_up(self, record: RunRecord, agent: Agent[Any] | None = None) -> LiveRun:
+        agent = agent or self._agents.get(record.agent)
+        if agent is None or not record.status.live:
+            return self._live(record, agent)
+
+        if (record.provider, record.endpoint) != (agent.provider.name, agent.provider.endpoint):
+            raise UsageError(
+                f"Run {record.id} was started at another service than the one that agent {agent.name!r} talks to now. "
+                f"Give the agent the provider and base URL that it had."
+            )
+
+        return await self._drive(await self._store.acquire(record.id), agent)
+
+    async def _drive(self, record: RunRecord, agent: Agent[Any]) -> LiveRun:
+        live = self._live(record, agent)
+        self._driver.add(live)
+        await self._driver.take_up(live)
+        return live
+
+    def _live(self, record: RunRecord, agent: Agent[Any] | None = None) -> LiveRun:
+        agent = agent or self._agents.get(record.agent)
+        run = Run(
+            record,
+            poll=self._poll,
+            stream=self._stream,
+            draw=self._draw,
+            now=self.clock.now(),
+            age=max(self.clock.wall() - record.created_at, 0.0),
+            parse=agent.parse if agent else None,
+        )
+        return LiveRun(run, agent.calls(self._stream.idle) if agent else None)
+
+    def _register(self, agent: Agent[Any]) -> None:
+        self._agents.setdefault(agent.name, agent)
+
+    def _require_open(self) -> None:
+        if not self._driver.is_open:
+            raise RuntimeClosed(
+                "The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`; unfinished runs stay "
+                "in the store, and a new runtime on it goes on with them."
+            )
+
+
+def _statuses(status: RunStatus | str | Collection[RunStatus | str] | None) -> Collection[RunStatus] | None:
+    if status is None:
+        return None
+
+    words = [status] if isinstance(status, str) else status
+    try:
+        return [RunStatus(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"{error}. The statuses are: {', '.join(RunStatus)}.") from error
