@@ -135,7 +135,8 @@ class Agent(Generic[T]):
         token = self._check(input, thread, options)
         calls = self.calls()
         if token is not None:
-            snapshot = await calls.poll_patiently(token.ref)
+            young = self._clock.wall() - token.issued_at < PollPolicy().missing_grace
+            snapshot = await calls.poll_patiently(token.ref, young=young)
             return self._answer(snapshot, token, thread)
 
         assert input is not None, "checked above"

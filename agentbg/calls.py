@@ -11,7 +11,8 @@ from itertools import count
 from .core.messages import CancelAnswered, Polled, PollFailed, Started, StartFailed, StartLost, Streamed, StreamEnded
 from .core.model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
 from .core.schedule import Backoff, Draw
-from .errors import ProviderError, ServiceUnavailable
+from .core.status import RunStatus
+from .errors import ProviderError, RunNotFound, ServiceUnavailable
 from .providers.base import Provider
 
 Events = AsyncGenerator[Sequence[StreamEvent], None]
@@ -50,11 +51,19 @@ class Calls:
         except ProviderError as error:
             return PollFailed(error)
 
-    async def poll_patiently(self, ref: RunRef) -> Snapshot:
-        """Ask until there is an answer, for callers that hold no machine. Raises the last `ProviderError`."""
+    async def poll_patiently(self, ref: RunRef, *, young: bool) -> Snapshot:
+        """Ask until there is an answer, for callers that hold no machine. Raises the last `ProviderError`.
+
+        A `young` run that the service does not know yet is running: some services need up to 33 s to find a new one.
+        """
         for attempt in count(1):
             try:
                 return await self.provider.poll(ref)
+            except RunNotFound:
+                if not young:
+                    raise
+
+                return Snapshot(ref, RunStatus.RUNNING, raw_status="")
             except ServiceUnavailable as error:
                 if not await self._pause(error, attempt):
                     raise

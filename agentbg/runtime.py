@@ -148,8 +148,7 @@ class AgentRuntime:
         self._register(agent)
         known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
         if known is not None:
-            live = self._driver.runs.get(known.id)
-            return BackgroundHandle(self, live or await self._take_up(known, agent))
+            return BackgroundHandle(self, await self._take_up(known, agent))
 
         record = agent.record(token, self.clock.wall(), None)
         record.epoch = 1
@@ -166,7 +165,7 @@ class AgentRuntime:
         """Handles of the runs in the store, the newest first: of some statuses, of one agent, at most `limit`."""
         self._require_open()
         records = await self._store.list(statuses=_statuses(status), agent=agent, limit=limit)
-        return [BackgroundHandle(self, self._driver.runs.get(record.id) or self._live(record)) for record in records]
+        return [BackgroundHandle(self, await self._take_up(record)) for record in records]
 
     async def as_completed(self, handles: Iterable[BackgroundHandle[T]]) -> AsyncIterator[BackgroundHandle[T]]:
         """The handles, each as soon as it is done, well or badly. Leaving the loop leaves the runs alive."""
@@ -195,20 +194,18 @@ class AgentRuntime:
 
     async def _take_up_all(self) -> None:
         """Go on with what an earlier runtime left unfinished, as far as the agents are known."""
-        for record in await self._store.list(statuses=_LIVE):
-            if record.agent in self._agents:
-                await self._take_up(record)
+        records = await self._store.list(statuses=_LIVE)
+        await asyncio.gather(*(self._take_up(record) for record in records))
 
     async def _take_up(self, record: RunRecord, agent: Agent[Any] | None = None) -> LiveRun:
-        agent = agent or self._agents.get(record.agent)
+        """The run behind a stored record, driven if it is live and its agent is known."""
+        live = self._driver.runs.get(record.id)
+        if live is not None:
+            return live
+
+        agent = agent or self._agent_of(record)
         if agent is None or not record.status.live:
             return self._live(record, agent)
-
-        if (record.provider, record.endpoint) != (agent.provider.name, agent.provider.endpoint):
-            raise UsageError(
-                f"Run {record.id} was started at another service than the one that agent {agent.name!r} talks to now. "
-                f"Give the agent the provider and base URL that it had."
-            )
 
         return await self._drive(await self._store.acquire(record.id), agent)
 
@@ -218,8 +215,7 @@ class AgentRuntime:
         await self._driver.take_up(live)
         return live
 
-    def _live(self, record: RunRecord, agent: Agent[Any] | None = None) -> LiveRun:
-        agent = agent or self._agents.get(record.agent)
+    def _live(self, record: RunRecord, agent: Agent[Any] | None) -> LiveRun:
         run = Run(
             record,
             poll=self._poll,
@@ -230,6 +226,14 @@ class AgentRuntime:
             parse=agent.parse if agent else None,
         )
         return LiveRun(run, agent.calls(self._stream.idle) if agent else None)
+
+    def _agent_of(self, record: RunRecord) -> Agent[Any] | None:
+        """The known agent of this name, if it still talks to the service that the run lives at."""
+        agent = self._agents.get(record.agent)
+        if agent is None or (agent.provider.name, agent.provider.endpoint) != (record.provider, record.endpoint):
+            return None
+
+        return agent
 
     def _register(self, agent: Agent[Any]) -> None:
         self._agents.setdefault(agent.name, agent)
