@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -14,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import h11
 from pydantic_core import from_json
 
+from ..loopback import cut, first_of
 from .exchange import Request
 from .reply import Cut, How, Pause, Reply, Step
 from .wire import JSON, encode, error_body, frame, new_id
@@ -47,10 +46,6 @@ class Connection:
             pass
         except h11.RemoteProtocolError as error:
             self._refuse(error)
-        finally:
-            self._writer.close()
-            with suppress(ConnectionError):
-                await self._writer.wait_closed()
 
     async def _receive(self) -> Request | None:
         head: h11.Request | None = None
@@ -85,7 +80,8 @@ class Connection:
         if reply.status is not None:
             self._write_head(reply, None)
 
-        await self._while_connected(self._send_steps(reply.body))
+        if not await first_of(self._send_steps(reply.body), self._read_ahead()):
+            raise ConnectionResetError("the client closed the connection")
 
     def _write_head(self, reply: Reply, length: int | None) -> None:
         headers = {**reply.headers, "x-request-id": new_id("req"), "openai-version": "2020-10-01"}
@@ -99,21 +95,8 @@ class Connection:
         if data := self._http.send(event):
             self._writer.write(data)
 
-    async def _while_connected(self, work: Coroutine[None, None, None]) -> None:
-        """Do `work` until it is done, or the other side closes the connection; a long pause would never notice."""
-        sending, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._read_ahead())
-        try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            unfinished = [task for task in (sending, gone) if task.cancel()]
-            await asyncio.gather(*unfinished, return_exceptions=True)
-
-        if sending.cancelled():
-            raise ConnectionResetError("the client closed the connection")
-
-        sending.result()
-
     async def _read_ahead(self) -> None:
+        """Return when the client closes the connection; a server in a long pause would never notice by itself."""
         while data := await self._reader.read(_RECEIVE):
             self._http.receive_data(data)
 
@@ -138,7 +121,7 @@ class Connection:
 
     async def _end(self, how: How) -> None:
         if how != "clean":
-            return await self._abandon(reset=how == "rst")
+            return await cut(self._writer, reset=how == "rst")
 
         self._write(h11.EndOfMessage())
         return await self._writer.drain()
@@ -148,17 +131,6 @@ class Connection:
             self._write(h11.Data(data=bytes(batch)))
             batch.clear()
             await self._writer.drain()
-
-    async def _abandon(self, *, reset: bool) -> None:
-        transport = self._writer.transport
-        transport.set_write_buffer_limits(0)
-        await self._writer.drain()
-        if reset:
-            linger_never = struct.pack("ii", 1, 0)
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_never)
-            transport.abort()
-
-        self._writer.close()
 
 
 async def _wait(pause: Pause) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Self
 
+from ..loopback import Listener
 from .connection import Connection
 from .exchange import Request
 from .fault import Fault, Faults
@@ -57,23 +58,13 @@ class ResponsesServer:
         self.service = Service(
             script, time.monotonic, api_key=api_key, models=models, stream_window=stream_window, retention=retention
         )
-        self._port = port
         self._log = log
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-
-    @property
-    def port(self) -> int:
-        """The port in use. Raises `RuntimeError` before the server has started."""
-        if self._server is None:
-            raise RuntimeError("the server is not running; use it in `async with`")
-
-        return int(self._server.sockets[0].getsockname()[1])
+        self._listener = Listener(self._serve, port)
 
     @property
     def base_url(self) -> str:
-        """What a client takes as its `base_url`."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        """What a client takes as its `base_url`. Raises `RuntimeError` unless the server is running."""
+        return f"http://127.0.0.1:{self._listener.port}/v1"
 
     @property
     def runs(self) -> Mapping[str, Run]:
@@ -98,35 +89,16 @@ class ResponsesServer:
         self.service.forget()
         self.faults.reset()
 
-    async def start(self) -> None:
-        """Open the port. Raises `OSError` when it is taken."""
-        self.service.clock = asyncio.get_running_loop().time
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, backlog=1024)
-
-    async def stop(self) -> None:
-        """Close the port and all connections."""
-        if self._server is None:
-            return
-
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
-
     async def __aenter__(self) -> Self:
-        await self.start()
+        self.service.clock = asyncio.get_running_loop().time
+        await self._listener.start()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self.stop()
+        await self._listener.stop()
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.ensure_future(Connection(reader, writer, self._answer).serve())
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Connection(reader, writer, self._answer).serve()
 
     def _answer(self, request: Request) -> Reply:
         if self._log:
