@@ -189,8 +189,8 @@ class BackgroundHandle(Generic[T]):
     def _require_agent(self) -> None:
         if not self.done() and self._live.calls is None:
             raise UsageError(
-                f"Run {self.id} belongs to the agent {self._live.record.agent!r}, which this runtime does not know, or knows "
-                f"at another service: pass it to AgentRuntime(agents=[…]) with the provider and base URL that it had."
+                f"Run {self.id} belongs to the agent {self._live.record.agent!r}, which this runtime does not know, or "
+                f"knows at another service: pass it to AgentRuntime(agents=[…]) with the provider and base URL that it had."
             )
 
     def _error(self) -> AgentBGError:

@@ -59,6 +59,7 @@ class AgentRuntime:
         self._store = store or MemoryStore()
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._agents: dict[str, Agent[Any]] = {}
+        self._taking: dict[str, asyncio.Future[LiveRun]] = {}
         self._draw = draw
         self._driver = Driver(self._store, self.clock, max_requests)
         for agent in agents:
@@ -207,7 +208,15 @@ class AgentRuntime:
         if agent is None or not record.status.live:
             return self._live(record, agent)
 
-        return await self._drive(await self._store.acquire(record.id), agent)
+        taking = self._taking.get(record.id)
+        if taking is None:  # once, however many ask: a second owner would fence off the first
+            taking = self._taking[record.id] = asyncio.ensure_future(self._acquire(record.id, agent))
+            taking.add_done_callback(lambda _: self._taking.pop(record.id, None))
+
+        return await asyncio.shield(taking)
+
+    async def _acquire(self, run_id: str, agent: Agent[Any]) -> LiveRun:
+        return await self._drive(await self._store.acquire(run_id), agent)
 
     async def _drive(self, record: RunRecord, agent: Agent[Any]) -> LiveRun:
         live = self._live(record, agent)
