@@ -1,0 +1,192 @@
+"""What a SQLiteStore does with its file: a function for each operation of a store. They run in the store's thread.
+
+A write runs inside a transaction of many; raising undoes what it did, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.model import StartRequest
+from ..core.record import RunRecord
+from ..core.status import RunStatus
+from ..core.update import AgentRunResponseUpdate
+from . import _refusals
+from ._sqlite_file import Columns, StoreFile
+from .codec import decode_record, decode_update, encode_request, encode_state, remote_id
+
+_CREATE = """
+    INSERT INTO runs (id, status, agent, provider, endpoint, remote_id, created_at, finished_at, epoch, state)
+    VALUES (:id, :status, :agent, :provider, :endpoint, :remote_id, :created_at, :finished_at, :epoch, :state)
+    ON CONFLICT (id) DO NOTHING
+"""
+_SAVE = "UPDATE runs SET epoch = :epoch, state = :state WHERE id = :id AND epoch <= :epoch"
+_SAVE_COLUMNS = """
+    UPDATE runs
+    SET status = :status, agent = :agent, provider = :provider, endpoint = :endpoint,
+        remote_id = :remote_id, created_at = :created_at, finished_at = :finished_at
+    WHERE id = :id
+"""
+_SAVE_REQUEST = """
+    INSERT INTO requests (run_id, request) VALUES (:id, :request)
+    ON CONFLICT (run_id) DO UPDATE SET request = excluded.request WHERE request IS NOT excluded.request
+"""
+_APPEND = "INSERT INTO updates (run_id, seq, payload) VALUES (?, ?, ?) ON CONFLICT (run_id, seq) DO NOTHING"
+_RECORDS = "SELECT state, request, epoch FROM runs LEFT JOIN requests ON run_id = id"
+_NOTHING: tuple[None, None] = (None, None)
+_NEWEST_FIRST = "ORDER BY created_at DESC, runs.rowid DESC"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record on its way to the file."""
+
+    id: str
+    epoch: int
+    state: bytes
+    columns: Columns
+    request: StartRequest | None
+    terminal: bool
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Row:
+        """Serialise what can change; a request is frozen. Raises UsageError for what JSON cannot hold."""
+        return cls(
+            id=record.id,
+            epoch=record.epoch,
+            state=encode_state(record),
+            columns=_columns(record),
+            request=record.request,
+            terminal=record.status.terminal,
+        )
+
+
+def create(file: StoreFile, row: Row) -> None:
+    """Insert a run."""
+    values = {"id": _text(row.id), "epoch": row.epoch, "state": row.state, **row.columns}
+    if not file.connection.execute(_CREATE, values).rowcount:
+        raise _refusals.taken(row.id)
+
+    _save_request(file, row)
+    _settle(file, row)
+
+
+def acquire(file: StoreFile, run_id: str) -> RunRecord:
+    """Raise the run's epoch by one."""
+    file.connection.execute("UPDATE runs SET epoch = epoch + 1 WHERE id = ?", [_text(run_id)])
+    return load(file, run_id)
+
+
+def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> None:
+    """Update a run and append to its journal."""
+    db, run_id = file.connection, _text(row.id)
+    if not db.execute(_SAVE, {"id": run_id, "epoch": row.epoch, "state": row.state}).rowcount:
+        raise _refusals.fenced(row.id, row.epoch, load(file, row.id).epoch)
+
+    columns, request = file.settled.get(row.id, _NOTHING)
+    if columns != row.columns:
+        db.execute(_SAVE_COLUMNS, {"id": run_id, **row.columns})
+
+    if columns is None or request is not row.request:
+        _save_request(file, row)
+
+    _settle(file, row)
+    db.executemany(_APPEND, [(run_id, seq, payload) for seq, payload in updates])
+
+
+def load(file: StoreFile, run_id: str) -> RunRecord:
+    """One record."""
+    for row in _records(file, "WHERE id = ?", [_text(run_id)]):
+        return row
+
+    raise _refusals.unknown(run_id)
+
+
+def list_runs(
+    file: StoreFile, statuses: Collection[RunStatus] | None, agent: str | None, limit: int | None
+) -> Sequence[RunRecord]:
+    """Records by status and agent, the newest first."""
+    conditions, values = ["TRUE"], list[Any]()
+    if statuses is not None:
+        conditions.append(f"status IN ({_marks(statuses)})")
+        values.extend(str(status) for status in statuses)
+
+    if agent is not None:
+        conditions.append("agent = ?")
+        values.append(_text(agent))
+
+    values.append(-1 if limit is None else limit)
+    return _records(file, f"WHERE {' AND '.join(conditions)} {_NEWEST_FIRST} LIMIT ?", values)
+
+
+def find(file: StoreFile, provider: str, endpoint: str, remote_id: str) -> RunRecord | None:
+    """The newest record with this id at this service."""
+    where = "WHERE remote_id = ? AND provider = ? AND endpoint = ?"
+    found = _records(
+        file, f"{where} {_NEWEST_FIRST} LIMIT 1", [_text(value) for value in (remote_id, provider, endpoint)]
+    )
+    return found[0] if found else None
+
+
+def read(file: StoreFile, run_id: str, after: int, limit: int) -> Sequence[AgentRunResponseUpdate]:
+    """A part of a run's journal."""
+    rows = file.connection.execute(
+        "SELECT seq, payload FROM updates WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+        [_text(run_id), after, limit],
+    ).fetchall()
+    if not rows:
+        load(file, run_id)
+
+    return [decode_update(seq, payload) for seq, payload in rows]
+
+
+def delete(file: StoreFile, run_id: str) -> None:
+    """Delete a run; a trigger deletes all that belongs to it."""
+    file.settled.pop(run_id, None)
+    file.connection.execute("DELETE FROM runs WHERE id = ?", [_text(run_id)])
+
+
+def purge(file: StoreFile, before: float) -> int:
+    """Delete the terminal runs that finished before `before`; how many they were."""
+    terminal = [status.value for status in RunStatus if status.terminal]
+    sql = f"DELETE FROM runs WHERE finished_at < ? AND status IN ({_marks(terminal)})"  # noqa: S608  only marks
+    return file.connection.execute(sql, [before, *terminal]).rowcount
+
+
+def _save_request(file: StoreFile, row: Row) -> None:
+    file.connection.execute(_SAVE_REQUEST, {"id": _text(row.id), "request": encode_request(row.request)})
+
+
+def _settle(file: StoreFile, row: Row) -> None:
+    """Remember what need not be written again while the run goes on."""
+    if row.terminal:
+        file.settled.pop(row.id, None)
+    else:
+        file.settled[row.id] = row.columns, row.request
+
+
+def _columns(record: RunRecord) -> Columns:
+    return {
+        "status": record.status.value,
+        "agent": _text(record.agent),
+        "provider": _text(record.provider),
+        "endpoint": _text(record.endpoint),
+        "remote_id": _text(remote_id(record)),
+        "created_at": record.created_at,
+        "finished_at": record.finished_at,
+    }
+
+
+def _records(file: StoreFile, clauses: str, values: Sequence[Any]) -> Sequence[RunRecord]:
+    return [decode_record(*row) for row in file.connection.execute(f"{_RECORDS} {clauses}", values).fetchall()]
+
+
+def _marks(values: Collection[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _text(value: str | None) -> Any:
+    """SQLite's text is UTF-8, which has no lone surrogates; an id that has some is kept with them escaped."""
+    return None if value is None else value.encode("utf-8", "backslashreplace").decode()

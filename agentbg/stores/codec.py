@@ -1,0 +1,156 @@
+"""Records and updates as JSON bytes, and back.
+
+A record is kept in two parts: its `request`, which is large and hardly ever changes, and its state, which changes all
+the time. An update is one short list. Fields that have their default are left out; fields that this version does not
+know are passed over, so that a later one may add some.
+
+Strings may hold lone surrogates, as JSON's may. They are kept, each by itself, in the UTF-8 of Python's
+`surrogatepass`; all other text is plain UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar
+
+from pydantic_core import from_json, to_json
+
+from ..core.model import RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
+from ..core.position import Position
+from ..core.record import RunRecord
+from ..core.status import RunStatus
+from ..core.update import AgentRunResponseUpdate, UpdateType
+from ..errors import StoreError, UsageError
+
+T = TypeVar("T")
+
+_PARTS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
+    RunRecord: {
+        "status": RunStatus,
+        "ref": lambda value: _build(RunRef, value),
+        "position": lambda value: _build(Position, value),
+        "snapshot": lambda value: _build(Snapshot, value),
+    },
+    StartRequest: {"previous": lambda value: _build(RunRef, value)},
+    Snapshot: {
+        "ref": lambda value: _build(RunRef, value),
+        "status": RunStatus,
+        "error": lambda value: _build(RunErrorInfo, value),
+        "usage": lambda value: _build(Usage, value),
+    },
+}
+"""How to read the fields that are more than JSON."""
+
+
+def encode_state(record: RunRecord) -> bytes:
+    """All of a record but its request. Raises UsageError for metadata that JSON cannot hold."""
+    if record.metadata:
+        _dump(record.metadata, "metadata")
+
+    state = _plain(record)
+    state.pop("request", None)
+    return _dump_fast(state, "record")
+
+
+def encode_request(request: StartRequest | None) -> bytes | None:
+    """A record's request; None for a record without one. Raises UsageError for what JSON cannot hold."""
+    return None if request is None else _dump(_plain(request), "request")
+
+
+def decode_record(state: bytes, request: bytes | None, epoch: int) -> RunRecord:
+    """The record of these parts, with `epoch` in place of its own. Raises StoreError when they are damaged."""
+    try:
+        record = _build(RunRecord, _load(state))
+        record.request = None if request is None else _build(StartRequest, _load(request))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"A run's record is damaged: {error}. Restore the store from a backup.") from error
+
+    record.epoch = epoch
+    return record
+
+
+def remote_id(record: RunRecord) -> str | None:
+    """What `Store.find` looks for; None for a run that the service has not named."""
+    return record.ref.id or None if record.ref else None
+
+
+def encode_update(update: AgentRunResponseUpdate) -> bytes:
+    """An update without its seq, response and issuer. Its position's seq is its own, and not written either."""
+    at = update.position
+    return _dump_fast([update.type, update.text, at.cursor, at.chars, at.digest, at.items, update.raw], "update")
+
+
+def decode_update(seq: int, payload: bytes) -> AgentRunResponseUpdate:
+    """The update with this seq. Raises StoreError when it is damaged."""
+    try:
+        type_, text, cursor, chars, digest, items, raw, *_ = _load(payload)
+        kind = UpdateType(type_)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"Update {seq} of a run is damaged: {error}. Restore the store from a backup.") from error
+
+    return AgentRunResponseUpdate(
+        type=kind, seq=seq, text=text, raw=raw, position=Position(seq, cursor, chars, digest, items)
+    )
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass as a dict, without the fields that have their default."""
+    plain: dict[str, Any] = {}
+    for name, default in _DEFAULTS[type(value)]:
+        field = getattr(value, name)
+        if field != default:
+            plain[name] = _plain(field) if type(field) in _DEFAULTS else field
+
+    return plain
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+_KINDS = (RunRecord, RunRef, Position, StartRequest, Snapshot, RunErrorInfo, Usage)
+_DEFAULTS: Mapping[type[Any], Sequence[tuple[str, Any]]] = {
+    kind: [(field.name, _default(field)) for field in fields(kind)] for kind in _KINDS
+}
+
+
+def _build(kind: type[T], plain: Mapping[str, Any]) -> T:
+    parts = _PARTS.get(kind, {})
+    known = {name: plain[name] for name, _ in _DEFAULTS[kind] if name in plain}
+    read = {name: part(known[name]) for name, part in parts.items() if known.get(name) is not None}
+    return kind(**(known | read))
+
+
+def _dump_fast(value: Any, what: str) -> bytes:
+    try:
+        return to_json(value, fallback=_as_json)
+    except ValueError:  # a lone surrogate, or very deep nesting
+        return _dump(value, what)
+
+
+def _dump(value: Any, what: str) -> bytes:
+    """Strict where pydantic is generous: a date in the caller's metadata must not come back as a string."""
+    try:
+        return _ENCODER.encode(value).encode("utf-8", "surrogatepass")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"The {what} of a run must be JSON, so that a store can keep it: {error}.") from error
+
+
+def _load(payload: bytes) -> Any:
+    try:
+        return from_json(payload)
+    except ValueError:
+        return json.loads(payload.decode("utf-8", "surrogatepass"))
+
+
+def _as_json(value: Any) -> Any:
+    """JSON objects may be any mapping here."""
+    if isinstance(value, Mapping):
+        return dict[Any, Any](value)  # pyright: ignore[reportUnknownArgumentType]
+
+    raise TypeError(f"{type(value).__name__} is not a JSON type")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_as_json)

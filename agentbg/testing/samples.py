@@ -1,0 +1,85 @@
+"""Records and updates for tests of stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..core.model import RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
+from ..core.position import Position, digest
+from ..core.record import RunRecord
+from ..core.status import RunStatus
+from ..core.update import AgentRunResponseUpdate, UpdateType
+
+NASTY = 'a \ud83d\ude00 face, two halves of one: \ud83d, \ude00; NUL: \0; newline:\n; quote: "'
+"""JSON can carry all of it, lone surrogates included."""
+
+
+def make_record(run_id: str = "run_1", **changes: Any) -> RunRecord:
+    """A new run's record; `changes` are fields that differ."""
+    request = StartRequest(input=[{"role": "user", "content": "Survey solid-state batteries"}])
+    record = RunRecord(
+        id=run_id,
+        agent="researcher",
+        provider="openai",
+        endpoint="3f5a",
+        stream=True,
+        created_at=1_767_225_600.25,
+        request=request,
+    )
+    return replace(record, **changes)
+
+
+def make_updates(first: int, last: int, word: str = "word ") -> Sequence[AgentRunResponseUpdate]:
+    """Text updates with the seqs from `first` to `last`, each with its place in the run."""
+    return [
+        AgentRunResponseUpdate(
+            type=UpdateType.TEXT,
+            seq=seq,
+            text=word,
+            raw={"type": "response.output_text.delta", "sequence_number": seq * 2, "delta": word},
+            position=Position(seq, seq * 2, seq * len(word), digest(word * seq), 1),
+        )
+        for seq in range(first, last + 1)
+    ]
+
+
+def full_record() -> RunRecord:
+    """A record in which every field has a value, and free text is as nasty as it can be."""
+    ref = RunRef("openai", "3f5a", {"response": "resp_1", "conversation": NASTY})
+    raw: dict[str, Any] = {"text": NASTY, "huge": 10**40, "float": 0.1, "none": None, "deep": [[{"": []}]]}
+    snapshot = Snapshot(
+        ref=ref,
+        status=RunStatus.INCOMPLETE,
+        raw_status=NASTY,
+        text=NASTY,
+        items=[raw],
+        error=RunErrorInfo("max_output_tokens", NASTY),
+        usage=Usage(1, 2, 3, raw),
+        poll_after=2.5,
+        raw=raw,
+    )
+    request = StartRequest([raw], NASTY, [raw], {"title": "Report"}, background=False, previous=ref, extra=raw)
+    return RunRecord(
+        id="run_1",
+        agent="researcher",
+        provider="openai",
+        endpoint="3f5a",
+        stream=True,
+        created_at=1_767_225_600.25,
+        request=request,
+        epoch=3,
+        status=RunStatus.INCOMPLETE,
+        raw_status=NASTY,
+        ref=ref,
+        position=Position(7, NASTY, 70, 3_735_928_559, 2),
+        refused=True,
+        cancel_requested=True,
+        deadline_at=1_767_229_200.0,
+        updated_at=1_767_225_700.0,
+        finished_at=1_767_225_701.0,
+        polls=12,
+        snapshot=snapshot,
+        metadata=raw,
+    )
