@@ -47,7 +47,7 @@ class Run:
         self.born = clock()
         """When it was created, by the loop's clock."""
         self.changed = asyncio.Event()
-        """Set for a moment when the log changes otherwise than by time."""
+        """Set for a moment when the log, or the clock, has changed otherwise than by waiting."""
         self._clock = clock
         self._stop: Stop | None = None
         self._bodies: dict[str, bytes] = {}
@@ -238,7 +238,7 @@ class Run:
         ]
         self._stop = Stop(status, error, past + ending)
         self._bodies.pop(status, None)
-        self._notify()
+        self.wake()
 
     def revive(self, seconds: float) -> None:
         """Let a stop hold for only so many seconds more; then all is as if there had been none."""
@@ -251,7 +251,7 @@ class Run:
         for entry in self.log:
             entry.at = min(entry.at, now)
 
-        self._notify()
+        self.wake()
 
     def insert(self, position: int, event: Event) -> None:
         """Put an event into the log, with the number of the one that it comes before; later numbers move up by one."""
@@ -261,7 +261,7 @@ class Run:
         before = log[position - 1].event.get("sequence_number", position - 1) if position else -1
         self.shift(position, 1)
         log.insert(position, Entry(min(max(earliest, self.age), latest), {**event, "sequence_number": before + 1}))
-        self._notify()
+        self.wake()
 
     def shift(self, position: int, by: int) -> None:
         """Raise the numbers of all events from `position` on."""
@@ -269,7 +269,8 @@ class Run:
             if "sequence_number" in entry.event:
                 entry.event = {**entry.event, "sequence_number": entry.event["sequence_number"] + by}
 
-    def _notify(self) -> None:
+    def wake(self) -> None:
+        """Let the streams that wait for the log, or for the clock, look again."""
         self.changed.set()
         self.changed.clear()
 

@@ -56,9 +56,11 @@ class ResponsesServer:
         """All requests since the start, or since `reset`, in order."""
         self.faults = Faults(list(faults))
         self.service = Service(
-            script, time.monotonic, api_key=api_key, models=models, stream_window=stream_window, retention=retention
+            script, self._now, api_key=api_key, models=models, stream_window=stream_window, retention=retention
         )
         self._log = log
+        self._clock = time.monotonic
+        self._ahead = 0.0
         self._listener = Listener(self._serve, port)
 
     @property
@@ -79,6 +81,12 @@ class ResponsesServer:
         """How many requests of a kind there were: a method, or a role such as create, poll, attach, stream, cancel."""
         return sum(kind in request.kinds for request in self.requests)
 
+    def advance(self, seconds: float) -> None:
+        """Let all runs be older by so many seconds, at once: they go on, become too old to stream, expire."""
+        self._ahead += seconds
+        for run in self.runs.values():
+            run.wake()
+
     def inject(self, *faults: Fault) -> None:
         """Add faults, after those that are there."""
         self.faults.add(*faults)
@@ -90,7 +98,7 @@ class ResponsesServer:
         self.faults.reset()
 
     async def __aenter__(self) -> Self:
-        self.service.clock = asyncio.get_running_loop().time
+        self._clock = asyncio.get_running_loop().time
         await self._listener.start()
         return self
 
@@ -99,6 +107,9 @@ class ResponsesServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await Connection(reader, writer, self._answer).serve()
+
+    def _now(self) -> float:
+        return self._clock() + self._ahead
 
     def _answer(self, request: Request) -> Reply:
         if self._log:

@@ -74,7 +74,10 @@ class Service:
         if run.streamed:
             return Reply.stream(run.tail())
 
-        return Reply(run.receipt() if run.background else run.body_when_done())
+        if run.background:
+            return Reply(run.receipt())
+
+        return Reply(run.snapshot() if run.finished else run.body_when_done())
 
     def _refuse(self, body: JSON) -> Reply | None:
         model, previous = body.get("model"), body.get("previous_response_id")
