@@ -28,7 +28,8 @@ from .core.messages import (
 )
 from .core.model import StartRequest
 from .core.queue import PollQueue
-from .errors import AgentBGError, ProviderError, RuntimeClosed, StoreError
+from .core.update import AgentRunResponseUpdate
+from .errors import AgentBGError, ProviderError, RuntimeClosed
 from .follow import raise_if_not_started
 from .live import LiveRun
 from .stores.base import Store
@@ -49,7 +50,7 @@ class Driver:
     def __init__(self, store: Store, clock: Clock, max_requests: int) -> None:
         self.runs: dict[str, LiveRun] = {}
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._queue = PollQueue()
         self._limit = anyio.CapacityLimiter(max_requests)
         self._starts: set[asyncio.Task[None]] = set()
@@ -57,11 +58,6 @@ class Driver:
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._kick = asyncio.Event()
-
-    @property
-    def is_open(self) -> bool:
-        """True while runs can be driven."""
-        return self._group is not None and not self._stop.is_set()
 
     @property
     def used(self) -> bool:
@@ -98,23 +94,38 @@ class Driver:
     async def take_up(self, live: LiveRun) -> None:
         """Go on with a run that was started before."""
         async with live.lock:
-            await self._do(live, live.run.begin(self._clock.now()))
+            await self._do(live, live.run.begin(self.clock.now()))
 
     async def tell(self, live: LiveRun, seen: Observation) -> None:
         """Tell a run's machine what happened, and do what it says."""
         async with live.lock:
-            await self._do(live, live.run.feed(seen, self._clock.now()))
+            await self._do(live, live.run.feed(seen, self.clock.now()))
 
-    async def cancel(self, live: LiveRun) -> None:
+    async def cancel(self, live: LiveRun, reason: str | None) -> None:
         """Cancel the remote run; returns when the service has answered. Raises ProviderError when it cannot."""
         if live.settled:
             return
 
+        self.require_open()
         if live.cancelling is None:
             live.cancelling = _promise()
+            live.record.cancel_reason = live.record.cancel_reason or reason
             self._spawn(live, self.tell(live, CancelAsked()))
 
         await asyncio.shield(live.cancelling)
+
+    def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+        """A run's updates with a seq above `after`: from memory, from the store, and as they come."""
+        self.require_open()
+        return live.updates(self._store, after)
+
+    def require_open(self) -> None:
+        """Raise RuntimeClosed unless runs can be driven."""
+        if self._group is None or self._stop.is_set():
+            raise RuntimeClosed(
+                "The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`; unfinished runs stay "
+                "in the store, and a new runtime on it goes on with them."
+            )
 
     # --- commands ---
 
@@ -142,7 +153,7 @@ class Driver:
 
     async def _commit(self, live: LiveRun, commit: Commit) -> None:
         record = live.record
-        record.updated_at = self._clock.wall()
+        record.updated_at = self.clock.wall()
         if commit.settled:
             record.finished_at = record.updated_at if record.status.terminal else None
 
@@ -228,7 +239,7 @@ class Driver:
     async def _schedule(self) -> None:
         """Wake each run when it is due."""
         while True:
-            while (run_id := self._queue.pop_due(self._clock.now())) is not None:
+            while (run_id := self._queue.pop_due(self.clock.now())) is not None:
                 live = self.runs.get(run_id)
                 if live is not None:
                     self._spawn(live, self.tell(live, Due()))
@@ -247,8 +258,9 @@ class Driver:
     def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._group is None or self._stop.is_set():
             work.close()
-            raise RuntimeClosed("The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`.")
+            self.require_open()
 
+        assert self._group is not None, "open"
         return self._group.create_task(self._guard(live, work), name=f"agentbg {live.id}")
 
     async def _guard(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> None:
@@ -257,7 +269,7 @@ class Driver:
             await work
         except RuntimeClosed:
             return
-        except StoreError as error:
+        except AgentBGError as error:
             self._let_go(live, error)
         except Exception as error:
             logger.exception("run %s: agentbg has a bug; the run is let go of", live.id)

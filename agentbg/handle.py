@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .core.response import AgentRunResponse
 from .core.status import RunStatus
 from .core.token import ContinuationToken
+from .driver import Driver
 from .errors import (
     AgentBGError,
     InputRequired,
@@ -24,9 +25,6 @@ from .errors import (
 )
 from .live import LiveRun
 from .stream import ResumableStream
-
-if TYPE_CHECKING:
-    from .runtime import AgentRuntime
 
 T = TypeVar("T")
 
@@ -46,8 +44,8 @@ class BackgroundHandle(Generic[T]):
     alive. Only `cancel` cancels it.
     """
 
-    def __init__(self, runtime: AgentRuntime, live: LiveRun) -> None:
-        self._runtime = runtime
+    def __init__(self, driver: Driver, live: LiveRun) -> None:
+        self._driver = driver
         self._live = live
 
     def __repr__(self) -> str:
@@ -83,7 +81,7 @@ class BackgroundHandle(Generic[T]):
     def elapsed(self) -> float:
         """Seconds from the submit to the end, or to now."""
         record = self._live.record
-        return max((record.finished_at or self._runtime.clock.wall()) - record.created_at, 0.0)
+        return max((record.finished_at or self._driver.clock.wall()) - record.created_at, 0.0)
 
     @property
     def response(self) -> AgentRunResponse[T]:
@@ -98,7 +96,7 @@ class BackgroundHandle(Generic[T]):
     @property
     def stalled(self) -> bool:
         """True when a live run has shown no change for longer than `PollPolicy.stall_after`."""
-        return self._live.run.stalled(self._runtime.clock.now())
+        return self._live.run.stalled(self._driver.clock.now())
 
     @property
     def polls(self) -> int:
@@ -172,7 +170,7 @@ class BackgroundHandle(Generic[T]):
             raise UsageError(f"stream(after=…) takes the seq of the last update you have, 0 for none; not {after}.")
 
         self._require_agent()
-        return ResumableStream(self._runtime.updates(self._live, after))
+        return ResumableStream(self._driver.updates(self._live, after))
 
     # --- working ---
 
@@ -183,14 +181,14 @@ class BackgroundHandle(Generic[T]):
         in the store. Raises ProviderError when the service cannot take the cancel; the run then goes on.
         """
         self._require_agent()
-        await self._runtime.cancel(self._live, reason)
+        await self._driver.cancel(self._live, reason)
         return self.status
 
     def _require_agent(self) -> None:
         if not self.done() and self._live.calls is None:
             raise UsageError(
                 f"Run {self.id} belongs to the agent {self._live.record.agent!r}, which this runtime does not know, or "
-                f"knows at another service: pass it to AgentRuntime(agents=[…]) with the provider and base URL that it had."
+                f"knows at another service: pass it to AgentRuntime(agents=[…]) with the provider and URL that it had."
             )
 
     def _error(self) -> AgentBGError:

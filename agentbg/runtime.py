@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from .agent import Agent, AgentRunOptions, Input, read_input
@@ -14,9 +14,8 @@ from .core.run import Run
 from .core.schedule import Draw, PollPolicy, StreamPolicy
 from .core.status import RunStatus
 from .core.token import ContinuationToken
-from .core.update import AgentRunResponseUpdate
 from .driver import Driver
-from .errors import RuntimeClosed, UsageError
+from .errors import UsageError
 from .handle import BackgroundHandle
 from .live import LiveRun
 from .stores.base import Store
@@ -105,7 +104,7 @@ class AgentRuntime:
         the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several
         tries; SubmitUnknown when the start's answer was lost; UsageError, RuntimeClosed, StoreError.
         """
-        self._require_open()
+        self._driver.require_open()
         if options is not None and options.continuation_token is not None:
             raise UsageError("To take up a run by its token, call runtime.resume(token, agent=…), not submit.")
 
@@ -129,32 +128,32 @@ class AgentRuntime:
         if thread is not None:
             thread.ask(read_input(input))
 
-        return BackgroundHandle(self, live)
+        return BackgroundHandle(self._driver, live)
 
     async def get(self, run_id: str) -> BackgroundHandle[Any]:
         """The handle of a run in the store. Raises RunUnknown for an id that is not there."""
-        self._require_open()
+        self._driver.require_open()
         live = self._driver.runs.get(run_id)
-        return BackgroundHandle(self, live or await self._take_up(await self._store.load(run_id)))
+        return BackgroundHandle(self._driver, live or await self._take_up(await self._store.load(run_id)))
 
     async def resume(self, token: ContinuationToken | str, *, agent: Agent[T]) -> BackgroundHandle[T]:
         """Take up a run by its token, wherever it was started; one that the store has already is that run.
 
         Raises TokenError for a token that is damaged, expired, or of another service than the agent's.
         """
-        self._require_open()
+        self._driver.require_open()
         token = ContinuationToken.parse(token) if isinstance(token, str) else token
         token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
         token.check_age(self.clock.wall(), agent.provider.retention)
         self._register(agent)
         known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
         if known is not None:
-            return BackgroundHandle(self, await self._take_up(known, agent))
+            return BackgroundHandle(self._driver, await self._take_up(known, agent))
 
         record = agent.record(token, self.clock.wall(), None)
         record.epoch = 1
         await self._store.create(record)
-        return BackgroundHandle(self, await self._drive(record, agent))
+        return BackgroundHandle(self._driver, await self._drive(record, agent))
 
     async def list(
         self,
@@ -164,9 +163,9 @@ class AgentRuntime:
         limit: int | None = None,
     ) -> Sequence[BackgroundHandle[Any]]:
         """Handles of the runs in the store, the newest first: of some statuses, of one agent, at most `limit`."""
-        self._require_open()
+        self._driver.require_open()
         records = await self._store.list(statuses=_statuses(status), agent=agent, limit=limit)
-        return [BackgroundHandle(self, await self._take_up(record)) for record in records]
+        return [BackgroundHandle(self._driver, await self._take_up(record)) for record in records]
 
     async def as_completed(self, handles: Iterable[BackgroundHandle[T]]) -> AsyncIterator[BackgroundHandle[T]]:
         """The handles, each as soon as it is done, well or badly. Leaving the loop leaves the runs alive."""
@@ -177,19 +176,6 @@ class AgentRuntime:
 
         for _ in waiting:
             yield await done.get()
-
-    # --- what handles ask for ---
-
-    async def cancel(self, live: LiveRun, reason: str | None) -> None:
-        """See `BackgroundHandle.cancel`."""
-        self._require_open()
-        live.record.cancel_reason = live.record.cancel_reason or reason
-        await self._driver.cancel(live)
-
-    def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
-        """See `BackgroundHandle.stream`."""
-        self._require_open()
-        return live.updates(self._store, after)
 
     # --- taking up ---
 
@@ -246,13 +232,6 @@ class AgentRuntime:
 
     def _register(self, agent: Agent[Any]) -> None:
         self._agents.setdefault(agent.name, agent)
-
-    def _require_open(self) -> None:
-        if not self._driver.is_open:
-            raise RuntimeClosed(
-                "The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`; unfinished runs stay "
-                "in the store, and a new runtime on it goes on with them."
-            )
 
 
 def _statuses(status: RunStatus | str | Collection[RunStatus | str] | None) -> Collection[RunStatus] | None:
