@@ -13,6 +13,7 @@ from .core.response import AgentRunResponse as AgentRunResponse
 from .core.response import Message as Message
 from .core.schedule import Backoff as Backoff
 from .core.schedule import PollPolicy as PollPolicy
+from .core.schedule import RetryPolicy as RetryPolicy
 from .core.schedule import StreamPolicy as StreamPolicy
 from .core.status import RunStatus as RunStatus
 from .core.token import ContinuationToken as ContinuationToken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from .core.position import Position
 from .core.record import RunRecord
 from .core.response import AgentRunResponse, Message, build_response, read_message
 from .core.run import Run
-from .core.schedule import PollPolicy, StreamPolicy
+from .core.schedule import PollPolicy, RetryPolicy, StreamPolicy
 from .core.token import ContinuationToken
 from .core.update import AgentRunResponseUpdate, TokenIssuer
 from .errors import UsageError
@@ -39,7 +40,7 @@ class AgentRunOptions:
     """Let the service work in the background. It may still answer at once."""
     continuation_token: ContinuationToken | str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Parameters of the service itself, sent with the start as they are; they win over all else."""
+    """Parameters of the service itself, JSON-safe, sent with the start as they are; they win over all else."""
 
 
 class Agent(Generic[T]):
@@ -48,6 +49,9 @@ class Agent(Generic[T]):
     `tools` are the service's own tools, as dictionaries: {"type": "web_search"}. `output_type` is any type that
     pydantic can describe; its JSON schema goes with each start, and `response.value` is then of this type.
     `name` is what a stored run remembers, so that another process finds the agent again.
+
+    `retry` says how often a start, a cancel, or a poll of `run` is sent again. `poll` and `stream` are for
+    `run_streaming`; a runtime has policies of its own.
     """
 
     @overload
@@ -59,6 +63,9 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: None = None,
+        poll: PollPolicy | None = None,
+        stream: StreamPolicy | None = None,
+        retry: RetryPolicy | None = None,
         clock: Clock | None = None,
     ) -> None: ...
 
@@ -71,6 +78,9 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: type[T],
+        poll: PollPolicy | None = None,
+        stream: StreamPolicy | None = None,
+        retry: RetryPolicy | None = None,
         clock: Clock | None = None,
     ) -> None: ...
 
@@ -82,6 +92,9 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: type[T] | None = None,
+        poll: PollPolicy | None = None,
+        stream: StreamPolicy | None = None,
+        retry: RetryPolicy | None = None,
         clock: Clock | None = None,
     ) -> None:
         for tool in tools:
@@ -96,6 +109,8 @@ class Agent(Generic[T]):
         self.instructions = instructions
         self.tools = tuple(tools)
         self._output: TypeAdapter[T] | None = None if output_type in (None, str) else TypeAdapter(output_type)
+        self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
+        self._retry = retry or RetryPolicy()
         self._clock = clock or SystemClock()
 
     def __repr__(self) -> str:
@@ -170,28 +185,34 @@ class Agent(Generic[T]):
 
     # --- what the runtime asks an agent for ---
 
-    def calls(self, idle: float = StreamPolicy().idle) -> Calls:
-        """The calls to this agent's provider."""
-        return Calls(self.provider, random.random, idle)
+    def calls(self, idle: float | None = None) -> Calls:
+        """The calls to this agent's provider; a stream that is silent for `idle` seconds is dead."""
+        return Calls(self.provider, random.random, self._stream.idle if idle is None else idle, self._retry)
 
     def request(
         self, input: Input, thread: AgentThread | None = None, options: AgentRunOptions | None = None
     ) -> StartRequest:
-        """What to send to start a run."""
+        """What to send to start a run. Raises UsageError for what cannot be sent: nothing, or what is no JSON."""
         messages = read_input(input)
+        extra = dict(options.extra) if options else {}
+        if "stream" in extra:
+            raise UsageError("Whether a run is streamed is said by the call: run_streaming, or submit(…, stream=True).")
+
         kept = Cap.PREVIOUS in self.provider.caps
         if thread is not None and not kept:
             messages = [*thread.messages, *messages]
 
-        return StartRequest(
+        request = StartRequest(
             input=[message.item for message in messages],
             instructions=self.instructions,
             tools=self.tools,
             output_schema=self._schema(),
-            background=options is None or options.allow_background_responses,
+            background=bool(extra.get("background", options is None or options.allow_background_responses)),
             previous=thread.last if thread is not None and kept else None,
-            extra=dict(options.extra) if options else {},
+            extra=extra,
         )
+        _require_json([request.input, request.tools, request.extra])
+        return request
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
         """A new record: of a run to be started by `request`, or of one that a token stands for."""
@@ -255,8 +276,8 @@ class Agent(Generic[T]):
         age = max(self._clock.wall() - record.created_at, 0.0)
         run = Run(
             record,
-            poll=PollPolicy(),
-            stream=StreamPolicy(),
+            poll=self._poll,
+            stream=self._stream,
             draw=random.random,
             now=self._clock.now(),
             age=age,
@@ -299,3 +320,14 @@ def read_input(input: Input) -> list[Message]:
         raise UsageError("The input is empty: pass a text, a message, or a list of at least one.")
 
     return messages
+
+
+def _require_json(value: Any) -> None:
+    """Found before it is sent, since a start that breaks on its way could not be told from one that was lost."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"The request cannot be written as JSON: {error}. Use dictionaries, lists, texts that UTF-8 can carry, "
+            f"finite numbers, booleans and None."
+        ) from error

@@ -10,7 +10,7 @@ from itertools import count
 
 from .core.messages import CancelAnswered, Polled, PollFailed, Started, StartFailed, StartLost, Streamed, StreamEnded
 from .core.model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
-from .core.schedule import Backoff, Draw
+from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
 from .errors import ProviderError, RunNotFound, ServiceUnavailable
 from .providers.base import Provider
@@ -20,18 +20,12 @@ Events = AsyncGenerator[Sequence[StreamEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls to one provider, with what they need of the outside: a bound for silence, and chance for backoff.
-
-    `attempts` bounds the tries of a call that surely did no work (see `ServiceUnavailable.unsent`) or that may be
-    repeated without harm; a service that asks for more than `patience` seconds is not waited for.
-    """
+    """The calls to one provider, with what they need of the outside: a bound for silence, and chance for backoff."""
 
     provider: Provider
     draw: Draw
     idle: float
-    backoff: Backoff = Backoff(initial=0.5, maximum=8.0)
-    attempts: int = 4
-    patience: float = 30.0
+    retry: RetryPolicy
 
     async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
         """Start a run; send it again only where the first surely never reached the service."""
@@ -131,10 +125,10 @@ class Calls:
 
     async def _pause(self, error: ServiceUnavailable, attempt: int) -> bool:
         """Wait before the next attempt; False when there is to be none."""
-        if attempt >= self.attempts or (error.retry_after or 0.0) > self.patience:
+        if attempt >= self.retry.attempts or (error.retry_after or 0.0) > self.retry.patience:
             return False
 
-        await asyncio.sleep(self.backoff.delay(attempt, self.draw, error.retry_after))
+        await asyncio.sleep(self.retry.backoff.delay(attempt, self.draw, error.retry_after))
         return True
 
 

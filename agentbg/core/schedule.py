@@ -101,3 +101,22 @@ class StreamPolicy:
     def __post_init__(self) -> None:
         if self.idle <= 0 or self.quiet <= 0 or self.attempts < 1:
             raise UsageError("StreamPolicy needs idle > 0, quiet > 0 and attempts >= 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often a call is sent again, within one `submit`, `run` or `cancel`. All times are in seconds.
+
+    A start is sent again only when the first surely did no work at the service (see `ServiceUnavailable.unsent`).
+    Polls of a runtime are not its business: they go by their `PollPolicy`, for as long as the run goes on.
+    """
+
+    attempts: int = 4
+    """Tries of one call, the first included."""
+    backoff: Backoff = Backoff(initial=0.5, maximum=8.0)
+    patience: float = 30.0
+    """A service that asks for more time than this is not waited for."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.patience < 0:
+            raise UsageError("RetryPolicy needs attempts >= 1 and patience >= 0.")
