@@ -8,3 +8,8 @@ from .clock import announced as announced
 from .clock import outside as outside
 from .clock import run as run
 from .clock import virtual_time as virtual_time
+from .provider import Call as Call
+from .provider import ScriptedProvider as ScriptedProvider
+from .script import At as At
+from .script import RunScript as RunScript
+from .script import message as message
