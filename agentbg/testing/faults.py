@@ -62,7 +62,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What the faults that hit one call do to it together. Each call gets its own copy of an error, for the traceback."""
+    """What the faults that hit one call do to it together. Errors are copied: each takes on its own traceback."""
 
     faults: tuple[Fault, ...] = ()
 
