@@ -17,7 +17,6 @@ from typing import Any
 from .model import JSON, Cursor, EventKind, Snapshot, StreamEvent
 from .position import Position, digest, tail
 from .response import AgentRunResponse
-from .status import RunStatus
 from .update import AgentRunResponseUpdate, TokenIssuer, UpdateType
 
 _TYPES = {
@@ -26,7 +25,7 @@ _TYPES = {
     EventKind.TEXT: UpdateType.TEXT,
     EventKind.PROGRESS: UpdateType.PROGRESS,
     EventKind.ERROR: UpdateType.ERROR,
-    EventKind.END: UpdateType.END,
+    EventKind.END: UpdateType.STATUS,  # of a run that goes on; a real end goes through `finish`
 }
 
 
@@ -48,6 +47,10 @@ class Assembly:
         """What this object has delivered since the last RESET; of a resumed run, what came since."""
         return "".join(text for _, text in self._parts)
 
+    def merged(self, text: str) -> str:
+        """`text` if it goes on where the delivered text ends; otherwise the delivered text, as far as it is known."""
+        return text if self._inherited or tail(text, self.position) is not None else self.text
+
     def is_repeat(self, event: StreamEvent) -> bool:
         """True for an event that was seen before. Only ordered cursors can tell; an END is never a repeat."""
         seen = self.position.cursor
@@ -59,7 +62,7 @@ class Assembly:
         )
 
     def add(self, event: StreamEvent) -> list[AgentRunResponseUpdate]:
-        """The updates that an event other than END makes: one, two around a restart, none for what says nothing."""
+        """The updates that an event makes that ends nothing: one, two around a restart, none for what says nothing."""
         if self.is_repeat(event):
             self.dropped += 1
             return []
@@ -90,11 +93,11 @@ class Assembly:
 
         With `final=False` the snapshot is not the service's last word, and takes nothing back.
         """
-        missing = self._missing(snapshot) if final else ""
+        missing = tail(snapshot.text, self.position)
         updates = [
             self._unseen_item(index, item) for index, item in enumerate(snapshot.items) if not self._has_begun(index)
         ]
-        if missing is None:
+        if missing is None and final:
             updates.append(self._reset(snapshot.text))
 
         end = self._update(UpdateType.END, missing or "", event=event)
@@ -105,24 +108,18 @@ class Assembly:
         """An update that says no more than that the run's status has changed."""
         return self._update(UpdateType.STATUS)
 
-    def _missing(self, snapshot: Snapshot) -> str | None:
-        """A run that was cut short and shows no output at all does not take back what was delivered."""
-        if not snapshot.items and snapshot.status is not RunStatus.COMPLETED and not snapshot.text:
-            return ""
-
-        return tail(snapshot.text, self.position)
-
     def _unseen_item(self, index: int, item: JSON) -> AgentRunResponseUpdate:
+        self._mark(self.position.items | 1 << index)
         return self._update(UpdateType.ITEM, raw={"type": "item", "output_index": index, "item": item})
 
     def _begin(self, index: int) -> list[AgentRunResponseUpdate]:
         """Note that an output item begins. Its second beginning voids it, and all that was delivered after it."""
-        items = self.position.items
-        if not self._has_begun(index):
-            self.position = replace(self.position, items=items | 1 << index)
-            return []
+        resets = self._void(index) if self._has_begun(index) else []
+        self._mark(self.position.items | 1 << index)
+        return resets
 
-        self.position = replace(self.position, items=items & ((1 << index) - 1) | 1 << index)
+    def _void(self, index: int) -> list[AgentRunResponseUpdate]:
+        self._mark(self.position.items & ((1 << index) - 1))
         kept = [] if self._inherited else [part for part in self._parts if part[0] < index]
         if len(kept) == len(self._parts) and not self._inherited:
             return []
@@ -130,6 +127,9 @@ class Assembly:
         reset = self._reset("".join(text for _, text in kept))
         self._parts = kept
         return [reset]
+
+    def _mark(self, items: int) -> None:
+        self.position = replace(self.position, items=items)
 
     def _has_begun(self, index: int) -> bool:
         return bool(self.position.items >> index & 1)

@@ -107,15 +107,16 @@ class Run:
             return self.feed(StartLost("the process ended before the start was answered"), now)
 
         signal = Signal.STREAMABLE if self._wants_stream() else Signal.ALIVE
-        commands = self._move(signal, now)
-        return [*commands, Cancel()] if self.record.cancel_requested else commands
+        return [*self._move(signal, now), *self._pass_cancel_on()]
 
     def feed(self, seen: Observation, now: float) -> list[Command]:
         """What to do now that this has happened. Nothing, when it no longer matters."""
         if self.phase is Phase.DONE:
             return []
 
-        return self._HANDLERS[type(seen)](self, seen, now)
+        unnamed = self.record.ref is None
+        commands = self._HANDLERS[type(seen)](self, seen, now)
+        return [*commands, *self._pass_cancel_on()] if unnamed else commands
 
     # --- handlers: observation -> updates and a signal ---
 
@@ -158,14 +159,13 @@ class Run:
         before = self.assembly.position
         updates: list[AgentRunResponseUpdate] = []
         for event in seen.events:
-            if event.snapshot is not None:
+            if event.snapshot is not None and not self.assembly.is_repeat(event):
                 self._learn(event.snapshot)
-
-            if event.kind is EventKind.END and event.snapshot is not None:
-                return self._conclude(event.snapshot, now, updates, event)
+                if not event.snapshot.status.live:
+                    return self._conclude(event.snapshot, now, updates, event)
 
             if event.kind is EventKind.ERROR and self.record.ref is None:
-                return self._refuse_open(event, now)
+                return self._refuse_open(event, now, updates)
 
             updates += self.assembly.add(event)
 
@@ -185,15 +185,15 @@ class Run:
             self._give_up_streaming()
             return [Commit(), *self._move(Signal.REFUSED, now)]
 
-        self._dry = 0 if self._fresh else self._dry + 1
-        if self._dry >= self._stream.attempts:
-            self._give_up_streaming()
+        if not self._fresh:
+            self._count_dry()
 
         return self._move(Signal.CUT if self._fresh else Signal.DRY, now)
 
     def _on_cancel_asked(self, _seen: CancelAsked, _now: float) -> list[Command]:
         self.record.cancel_requested = True
-        return [Commit(), Cancel()]
+        self._reissue()
+        return [Commit()] if self.record.ref is None else [Commit(), Cancel()]
 
     def _on_cancel_answered(self, seen: CancelAnswered, now: float) -> list[Command]:
         if seen.snapshot is not None and not seen.snapshot.status.live:
@@ -202,16 +202,21 @@ class Run:
         return self._move(Signal.CANCELLING, now)
 
     def _on_due(self, _seen: Due, now: float) -> list[Command]:
-        if now >= self._deadline:
-            return self._expire(now)
+        """At the deadline, too, the service is asked: it may have ended the run while nobody looked."""
+        if self.phase is Phase.ATTACHING:
+            self._count_dry()
 
-        quiet = self.phase is Phase.STREAMING and now - self._last_change >= self._stream.quiet
+        since = inf if now >= self._deadline else now - self._last_change
+        quiet = self.phase is Phase.STREAMING and since >= self._stream.quiet
         return self._move(Signal.QUIET if quiet else Signal.DUE, now)
 
     # --- what snapshots do ---
 
     def _show(self, snapshot: Snapshot, now: float) -> list[Command]:
         """A whole run was shown. One that shows nothing new writes nothing."""
+        if self.phase is Phase.WAITING and not snapshot.status.terminal:
+            return []
+
         self._last_seen = now
         news = (snapshot.status, snapshot.raw_status) != (self.record.status, self.record.raw_status)
         first = self.record.ref is None
@@ -244,14 +249,23 @@ class Run:
 
     def _give_up_streaming(self) -> None:
         self.record.refused = True
-        if self.record.ref is not None:
-            self._identify(self.record.ref)
+        self._reissue()
+
+    def _count_dry(self) -> None:
+        self._dry += 1
+        if self._dry >= self._stream.attempts:
+            self._give_up_streaming()
 
     def _identify(self, ref: RunRef) -> None:
         self.record.ref = ref
+        self._reissue()
+
+    def _reissue(self) -> None:
+        """From here on, tokens say what may be done with the run now."""
         record = self.record
-        if record.request is None or record.request.background:  # a foreground run cannot be resumed
-            self.assembly.issuer = TokenIssuer(ref, record.created_at, record.stream and not record.refused)
+        background = record.request is None or record.request.background  # a foreground run cannot be resumed
+        if record.ref is not None and background:
+            self.assembly.issuer = TokenIssuer(record.ref, record.created_at, self._may_stream())
 
     def _conclude(
         self,
@@ -263,37 +277,46 @@ class Run:
         final: bool = True,
     ) -> list[Command]:
         """Nothing follows this snapshot: the run has ended, or waits for its user."""
+        if _shows_nothing(snapshot):  # then what was delivered stands
+            snapshot, final = replace(snapshot, text=self._known().text), False
+
+        snapshot = replace(snapshot, ref=self.record.ref or snapshot.ref)
         self.record.status, self.record.raw_status = snapshot.status, snapshot.raw_status
         self.record.snapshot = snapshot
         self._last_change = now
-        last = self.assembly.finish(snapshot, self.response, event, final=final)
-        commit = Commit(self._keep([*updates, *last]), settled=True)
+        if self.phase is not Phase.WAITING:  # it has had its last update
+            response = build_response(snapshot, None, self._parse)
+            updates = [*updates, *self.assembly.finish(snapshot, response, event, final=final)]
+
+        commit = Commit(self._keep(updates), settled=True)
         signal = Signal.ASKED if snapshot.status is RunStatus.INPUT_REQUIRED else Signal.FINISHED
         return [commit, *self._move(signal, now)]
 
-    def _end(self, status: RunStatus, code: str, message: str, now: float) -> list[Command]:
+    def _end(
+        self, status: RunStatus, code: str, message: str, now: float, updates: Sequence[AgentRunResponseUpdate] = ()
+    ) -> list[Command]:
         """The run ends without the service's word. What was delivered of its text stands."""
-        known = self._known()
-        text = max(known.text, self.assembly.text, key=len)
-        ended = replace(known, status=status, text=text, error=RunErrorInfo(code, message))
-        return self._conclude(ended, now, final=False)
+        if self.phase is Phase.WAITING:
+            return []
+
+        ended = replace(self._known(), status=status, error=RunErrorInfo(code, message))
+        return self._conclude(ended, now, updates, final=False)
 
     def _expire(self, now: float) -> list[Command]:
         return self._end(RunStatus.EXPIRED, "deadline", "The run's deadline passed before it ended.", now)
 
-    def _refuse_open(self, event: StreamEvent, now: float) -> list[Command]:
+    def _refuse_open(self, event: StreamEvent, now: float, updates: Sequence[AgentRunResponseUpdate]) -> list[Command]:
         error = event.error or RunErrorInfo(
             "error", "The service ended the stream with an error before it named the run."
         )
-        return self._end(RunStatus.FAILED, error.code, error.message, now)
+        return self._end(RunStatus.FAILED, error.code, error.message, now, updates)
 
     def _known(self) -> Snapshot:
         """The latest that the service showed, or what amounts to it."""
         record = self.record
-        if record.snapshot is not None:
-            return replace(record.snapshot, status=record.status, raw_status=record.raw_status)
-
-        return Snapshot(record.ref, record.status, record.raw_status, self.assembly.text)
+        known = record.snapshot or Snapshot(None, record.status, record.raw_status)
+        text = self.assembly.merged(known.text)
+        return replace(known, ref=record.ref, status=record.status, raw_status=record.raw_status, text=text)
 
     # --- small parts ---
 
@@ -313,10 +336,17 @@ class Run:
 
         self._furthest = max(self._furthest, at.chars)
 
+    def _may_stream(self) -> bool:
+        return self.record.stream and not self.record.refused and not self.record.cancel_requested
+
     def _wants_stream(self) -> bool:
-        return (
-            self.record.stream and not self.record.refused and not self._attached and not self.record.cancel_requested
-        )
+        return self._may_stream() and not self._attached
+
+    def _pass_cancel_on(self) -> list[Command]:
+        """A cancel that nobody could pass on so far: the run had no ref yet, or the process died."""
+        record = self.record
+        wanted = record.cancel_requested and record.ref is not None and not record.status.terminal
+        return [Cancel()] if wanted else []
 
     # --- the table and its actions ---
 
@@ -401,6 +431,11 @@ class Run:
         Action.WATCH: _watch,
         Action.SETTLE: _settle,
     }
+
+
+def _shows_nothing(snapshot: Snapshot) -> bool:
+    """True for a run that was cut short and whose service does not show what there was of it."""
+    return snapshot.status is not RunStatus.COMPLETED and not snapshot.items and not snapshot.text
 
 
 def _phase_of(status: RunStatus) -> Phase:

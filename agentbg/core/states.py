@@ -125,6 +125,7 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.WAITING: {
+        S.CANCELLING: (P.WAITING, A.POLL),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.DONE: {},
