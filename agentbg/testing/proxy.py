@@ -119,6 +119,10 @@ class _Watch:
             if (spare := self._spare(len(line))) is not None:
                 return passed - spare, self._cut
 
+            if not self._following:
+                self.give_back()
+                return len(data), None
+
         return passed, None
 
     def _read(self, line: bytes) -> None:
@@ -136,7 +140,6 @@ class _Watch:
         elif isinstance(event, h11.Data):
             self._events.feed(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
-            self.give_back()
             self._following = False
 
     def _begin(self, head: h11.Response) -> None:

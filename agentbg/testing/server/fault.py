@@ -18,7 +18,8 @@ class Fault:
     """Base of all faults. A fault of your own is a subclass with an `answer`.
 
     A request meets the faults in the order of the list, and of those of one class only the first that is not used up:
-    two `CutAfterEvent` are for two requests. A fault that answers by itself leaves those after it untouched.
+    two `CutAfterEvent` are for two requests. Each sees what those after it have made of the answer; one that answers by
+    itself leaves those after it untouched.
     """
 
     on: str = field(default="stream", kw_only=True)
