@@ -5,6 +5,7 @@ Nothing here trusts a field to be there: gateways and other vendors' servers lea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -31,14 +32,18 @@ MakeRef = Callable[[str], RunRef]
 
 
 def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, Any]:
-    """The body of POST /responses. `store` is sent even where it is the default: a background run needs it."""
+    """The body of POST /responses. `store` is sent even where it is the default: a background run needs it.
+
+    The service takes a conversation or a previous response, never both: a conversation in `extra` wins.
+    """
+    previous = None if request.extra.get("conversation") else request.previous
     body: dict[str, Any] = {"model": model, "input": list(request.input), "store": True}
     optional = {
         "instructions": request.instructions,
         "tools": list(request.tools),
         "background": request.background,
         "stream": stream,
-        "previous_response_id": request.previous.id if request.previous else None,
+        "previous_response_id": previous.id if previous else None,
         "text": _text_format(request.output_schema) if request.output_schema else None,
     }
     body.update((name, value) for name, value in optional.items() if value)
@@ -148,7 +153,9 @@ def _usage(usage: Any) -> Usage | None:
 
 
 def _text_format(schema: JSON) -> dict[str, Any]:
-    return {"format": {"type": "json_schema", "name": schema.get("title", "output"), "schema": schema, "strict": False}}
+    """The service takes names of at most 64 letters, digits, underscores and dashes; generic types have brackets."""
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", _word(schema.get("title")))[:64] or "output"
+    return {"format": {"type": "json_schema", "name": name, "schema": schema, "strict": False}}
 
 
 def _mappings(value: Any) -> list[JSON]:
