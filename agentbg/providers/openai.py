@@ -11,7 +11,7 @@ import pydantic_core
 
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from ..core.sse import EventDecoder
-from ..errors import AuthenticationFailed, ServiceUnavailable, StreamRefused, Unsupported
+from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported
 from .base import Cap, Resume
 from .openai_errors import poll_after, translated
 from .responses_wire import read_event, read_response, start_body
@@ -84,14 +84,14 @@ class OpenAIResponses:
 
     async def poll(self, ref: RunRef) -> Snapshot:
         with translated(f"Polling run {ref.id}", run_id=ref.id):
-            answer = await self._client.responses.with_raw_response.retrieve(ref.id, timeout=self._timeout)
+            answer = await self._client.responses.with_raw_response.retrieve(_id(ref), timeout=self._timeout)
             return self._read(answer.http_response.headers, answer.http_response.content)
 
     async def attach(self, ref: RunRef, *, after: Cursor | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
         what = f"Streaming run {ref.id}"
         with translated(what, run_id=ref.id, attaching=True):
             attaching = self._client.responses.with_streaming_response.retrieve(
-                ref.id, stream=True, starting_after=after if isinstance(after, int) else openai.omit
+                _id(ref), stream=True, starting_after=after if isinstance(after, int) else openai.omit
             )
             async with attaching as answer:
                 if _media_type(answer.headers) == "application/json":
@@ -103,7 +103,7 @@ class OpenAIResponses:
     async def cancel(self, ref: RunRef) -> Snapshot | None:
         with translated(f"Cancelling run {ref.id}", run_id=ref.id):
             try:
-                answer = await self._client.responses.with_raw_response.cancel(ref.id, timeout=self._timeout)
+                answer = await self._client.responses.with_raw_response.cancel(_id(ref), timeout=self._timeout)
             except (openai.BadRequestError, openai.ConflictError):
                 return None  # it has ended already: 400 at OpenAI and Azure, 409 at OGX
 
@@ -115,7 +115,7 @@ class OpenAIResponses:
     async def delete(self, ref: RunRef) -> None:
         with translated(f"Deleting run {ref.id}", run_id=ref.id):
             try:
-                await self._client.responses.delete(ref.id, timeout=self._timeout)
+                await self._client.responses.delete(_id(ref), timeout=self._timeout)
             except openai.NotFoundError:
                 return
 
@@ -147,7 +147,7 @@ class OpenAIResponses:
             events: list[StreamEvent] = []
             try:
                 for data in decoder.feed(chunk):
-                    events.append(self._event(data))
+                    events.append(self._event(data))  # noqa: PERF401 (what came before a broken event stays)
             finally:
                 if events:
                     yield events
@@ -173,6 +173,14 @@ def _fingerprint(base_url: str) -> str:
     scheme, _, rest = base_url.partition("://")
     host = rest.partition("?")[0].rpartition("@")[2]
     return hashlib.sha256(f"{scheme}://{host.rstrip('/')}".lower().encode()).hexdigest()[:12]
+
+
+def _id(ref: RunRef) -> str:
+    """The run's id, for an address: any text but those that would name another address."""
+    if ref.id in ("", ".", ".."):
+        raise RunNotFound(f"No run can have the id {ref.id!r}.")
+
+    return ref.id
 
 
 def _key_header(key: str | None) -> dict[str, str]:
