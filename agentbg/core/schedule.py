@@ -24,6 +24,10 @@ class Backoff:
     initial: float = 1.0
     maximum: float = 60.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.initial <= self.maximum:
+            raise UsageError(f"Backoff needs 0 < initial <= maximum, not {self.initial} and {self.maximum}.")
+
     def delay(self, failures: int, draw: Draw, floor: float | None = None) -> float:
         """Seconds to wait after `failures` failures in a row (1 or more); never below the service's own `floor`."""
         whole = next(islice(expo(factor=self.initial, max_value=self.maximum), failures, None))
@@ -64,8 +68,14 @@ class PollPolicy:
         if not 0 < self.initial <= self.maximum:
             raise UsageError(f"PollPolicy needs 0 < initial <= maximum, not {self.initial} and {self.maximum}.")
 
-        if self.growth < 0 or not 0 <= self.jitter < 1:
+        if not self.growth >= 0 or not 0 <= self.jitter < 1:
             raise UsageError(f"PollPolicy needs growth >= 0 and 0 <= jitter < 1, not {self.growth} and {self.jitter}.")
+
+        if self.hint_maximum < 0 or self.missing_grace < 0:
+            raise UsageError("PollPolicy needs hint_maximum >= 0 and missing_grace >= 0.")
+
+        if self.stall_after <= 0 or (self.max_age is not None and self.max_age <= 0):
+            raise UsageError("PollPolicy needs stall_after > 0 and max_age > 0, or None for no bound.")
 
     def first(self, draw: Draw, hint: float | None = None) -> float:
         """Seconds from the start, or from taking a run up again, to the first poll."""
