@@ -1,0 +1,1 @@
+from tests.peers.conftest import azure_url as azure_url
