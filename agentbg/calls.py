@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from .core.messages import CancelAnswered, Polled, PollFailed, Started, StartFailed, StartLost, Streamed, StreamEnded
-from .core.model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
+from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
 from .errors import ProviderError, RunNotFound, ServiceUnavailable
@@ -84,20 +84,22 @@ class Calls:
     async def open(
         self, request: StartRequest, key: str
     ) -> AsyncGenerator[Streamed | StreamEnded | StartFailed | StartLost, None]:
-        """Start and stream. Until the first events it is a start, with a start's rules; from then on a stream."""
+        """Start and stream. Until the run shows itself it is a start, with a start's rules; from then on a stream."""
         for attempt in count(1):
             begun = False
             async with aclosing(self._observed(self.provider.open(request, key=key))) as observations:
                 async for seen in observations:
-                    error = seen.error if isinstance(seen, StreamEnded) and not begun else None
-                    if error is None:
-                        begun = True
-                        yield seen
-                    elif not await self._may_repeat(error, attempt):
-                        yield _failed_start(error)
-                        return
+                    if isinstance(seen, StreamEnded) and not begun:
+                        break
 
-            if begun:
+                    begun = begun or (isinstance(seen, Streamed) and _shows_run(seen))
+                    yield seen
+                else:
+                    return
+
+            error = seen.error or ServiceUnavailable("The stream ended before it named the run.")
+            if not await self._may_repeat(error, attempt):
+                yield _failed_start(error)
                 return
 
     async def _observed(self, events: Events) -> AsyncGenerator[Streamed | StreamEnded, None]:
@@ -130,6 +132,11 @@ class Calls:
 
         await asyncio.sleep(self.retry.backoff.delay(attempt, self.draw, error.retry_after))
         return True
+
+
+def _shows_run(seen: Streamed) -> bool:
+    """Keepalives may come before the run itself."""
+    return any(event.kind is not EventKind.KEEPALIVE for event in seen.events)
 
 
 def _failed_start(error: ProviderError) -> StartFailed | StartLost:
