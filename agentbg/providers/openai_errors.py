@@ -61,7 +61,7 @@ def poll_after(headers: Mapping[str, str]) -> float | None:
 def _seconds_until(date: str) -> float | None:
     try:
         return max(parsedate_to_datetime(date).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -82,10 +82,8 @@ def _from_status(error: openai.APIStatusError, what: str, run_id: str | None, at
     if status == 401:
         return AuthenticationFailed(f"{message} -- check the API key (OPENAI_API_KEY, or api_key=…).", **known)
 
-    if headers.get("x-should-retry") != "false" and (
-        status in _TRANSIENT or status >= 500 or code == "conversation_locked"
-    ):
-        unsent = status == 429 or (status == 503 and wish is not None) or code == "conversation_locked"
+    unsent = status == 429 or (status == 503 and wish is not None) or code == "conversation_locked"
+    if (unsent or status in _TRANSIENT or status >= 500) and not _is_final(headers, unsent, run_id):
         return ServiceUnavailable(message, retry_after=wish, unsent=unsent, **known)
 
     if status == 404 and run_id is not None:
@@ -95,6 +93,11 @@ def _from_status(error: openai.APIStatusError, what: str, run_id: str | None, at
         return StreamRefused(message, **known)
 
     return RequestRejected(message, **known)
+
+
+def _is_final(headers: Mapping[str, str], unsent: bool, run_id: str | None) -> bool:
+    """The service may say that asking again is no use. Of a start that may have worked, that makes no refusal."""
+    return headers.get("x-should-retry") == "false" and (unsent or run_id is not None)
 
 
 def _from_connection(error: openai.APIConnectionError, what: str) -> ServiceUnavailable:
@@ -115,9 +118,8 @@ def _code(error: openai.APIStatusError) -> str | None:
 
 
 def _message(error: openai.APIStatusError) -> str:
-    fields = _fields(error.body)
-    message = fields.get("message")
-    return message if isinstance(message, str) else str(fields or error.message)[:300]
+    message = _fields(error.body).get("message")
+    return message if isinstance(message, str) else " ".join(str(error.body or "no reason given").split())[:300]
 
 
 def _fields(body: object) -> dict[str, Any]:
