@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import openai
 import pydantic_core
@@ -52,7 +53,7 @@ class OpenAIResponses:
         self.endpoint = _fingerprint(str(self._client.base_url))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(model={self.model!r}, base_url={str(self._client.base_url)!r})"
+        return f"{type(self).__name__}(model={self.model!r}, base_url={_address(str(self._client.base_url))!r})"
 
     async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
         body = start_body(request, self.model, stream=False)
@@ -169,10 +170,14 @@ def _make_client(api_key: str | None, base_url: str | None) -> openai.AsyncOpenA
 
 
 def _fingerprint(base_url: str) -> str:
-    """Names an endpoint in records and tokens: no credentials, no query, no trailing slash."""
-    scheme, _, rest = base_url.partition("://")
-    host = rest.partition("?")[0].rpartition("@")[2]
-    return hashlib.sha256(f"{scheme}://{host.rstrip('/')}".lower().encode()).hexdigest()[:12]
+    """Names an endpoint in records and tokens."""
+    return hashlib.sha256(_address(base_url).lower().encode()).hexdigest()[:12]
+
+
+def _address(base_url: str) -> str:
+    """A base URL without credentials, query, or trailing slash."""
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def _id(ref: RunRef) -> str:
