@@ -205,21 +205,32 @@ def _use_wal(connection: sqlite3.Connection, path: Path, *, durable: bool) -> No
 
 def _lock(path: Path) -> sqlite3.Connection:
     """Take ownership: a transaction that never ends, on a file of its own. The system ends it with the process."""
-    lock = _connect(_beside(path, "-lock"), "mode=rwc", timeout=0)
+    lock_path = _beside(path, "-lock")
+    try:
+        return _lock_file(lock_path)
+    except sqlite3.Error as error:
+        if _primary_code(error) == sqlite3.SQLITE_BUSY:
+            raise StoreInUse(
+                f"{path} is in use by {_owner(path)}. Close the other runtime, or use another file; "
+                f"`agentbg list`, and any store opened with readonly=True, can read it meanwhile."
+            ) from error
+
+        raise StoreError(
+            f"{lock_path} cannot be locked: {error}. Check the permissions of the file and its folder; "
+            f"a damaged lock can be deleted while no runtime uses it."
+        ) from error
+
+
+def _lock_file(path: Path) -> sqlite3.Connection:
+    lock = _connect(path, "mode=rwc", timeout=0)
     try:
         lock.execute("PRAGMA journal_mode = MEMORY")
         lock.execute("BEGIN EXCLUSIVE")
         # On a file that may not be written, "exclusive" passes and locks nothing; this, never committed, does not.
         lock.execute("PRAGMA user_version = 1")
-    except sqlite3.OperationalError as error:
+    except BaseException:
         lock.close()
-        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-            raise
-
-        raise StoreInUse(
-            f"{path} is in use by {_owner(path)}. Close the other runtime, or use another file; "
-            f"`agentbg list`, and any store opened with readonly=True, can read it meanwhile."
-        ) from error
+        raise
 
     return lock
 

@@ -65,7 +65,7 @@ class Row:
 
 def create(file: StoreFile, row: Row) -> None:
     """Insert a run."""
-    values = {"id": _text(row.id), "epoch": row.epoch, "state": row.state, **row.columns}
+    values = {"id": _text(row.id), "epoch": row.epoch, "state": row.state, **_storable(row.columns)}
     if not file.connection.execute(_CREATE, values).rowcount:
         raise _refusals.taken(row.id)
 
@@ -87,7 +87,7 @@ def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> Non
 
     columns, request = file.settled.get(row.id, _NOTHING)
     if columns != row.columns:
-        db.execute(_SAVE_COLUMNS, {"id": run_id, **row.columns})
+        db.execute(_SAVE_COLUMNS, {"id": run_id, **_storable(row.columns)})
 
     if columns is None or request is not row.request:
         _save_request(file, row)
@@ -169,14 +169,18 @@ def _settle(file: StoreFile, row: Row) -> None:
 
 def _columns(record: RunRecord) -> Columns:
     return {
-        "status": record.status.value,
-        "agent": _text(record.agent),
-        "provider": _text(record.provider),
-        "endpoint": _text(record.endpoint),
-        "remote_id": _text(remote_id(record)),
+        "status": record.status,
+        "agent": record.agent,
+        "provider": record.provider,
+        "endpoint": record.endpoint,
+        "remote_id": remote_id(record),
         "created_at": record.created_at,
         "finished_at": record.finished_at,
     }
+
+
+def _storable(columns: Columns) -> Columns:
+    return {name: _text(value) if isinstance(value, str) else value for name, value in columns.items()}
 
 
 def _records(file: StoreFile, clauses: str, values: Sequence[Any]) -> Sequence[RunRecord]:
@@ -187,6 +191,6 @@ def _marks(values: Collection[Any]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _text(value: str | None) -> Any:
+def _text(value: str) -> str:
     """SQLite's text is UTF-8, which has no lone surrogates; an id that has some is kept with them escaped."""
-    return None if value is None else value.encode("utf-8", "backslashreplace").decode()
+    return value.encode("utf-8", "backslashreplace").decode()

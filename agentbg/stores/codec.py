@@ -49,9 +49,7 @@ def encode_state(record: RunRecord) -> bytes:
     if record.metadata:
         _dump(record.metadata, "metadata")
 
-    state = _plain(record)
-    state.pop("request", None)
-    return _dump_fast(state, "record")
+    return _dump_fast(_plain(record, without="request"), "record")
 
 
 def encode_request(request: StartRequest | None) -> bytes | None:
@@ -95,12 +93,12 @@ def decode_update(seq: int, payload: bytes) -> AgentRunResponseUpdate:
     )
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    """A dataclass as a dict, without the fields that have their default."""
+def _plain(value: Any, without: str = "") -> dict[str, Any]:
+    """A dataclass as a dict, without one field and those that have their default."""
     plain: dict[str, Any] = {}
     for name, default in _DEFAULTS[type(value)]:
         field = getattr(value, name)
-        if field != default:
+        if field is not default and field != default and name != without:
             plain[name] = _plain(field) if type(field) in _DEFAULTS else field
 
     return plain

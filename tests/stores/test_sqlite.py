@@ -128,6 +128,13 @@ class TestOwner:
             with pytest.raises(StoreInUse):
                 await SQLiteStore(path).open()
 
+    async def test_a_damaged_lock_is_named_and_the_store_left_alone(self, path):
+        path.with_name("runs.db-lock").write_bytes(b"not a lock " * 1000)
+        with pytest.raises(StoreError, match=r"runs\.db-lock cannot be locked"):
+            await SQLiteStore(path).open()
+
+        assert not path.exists()
+
     async def test_a_cancelled_open_leaves_the_store_free(self, path):
         opening = asyncio.create_task(SQLiteStore(path).open())
         await asyncio.sleep(0)
