@@ -10,6 +10,9 @@ from .clock import run as run
 from .clock import virtual_time as virtual_time
 from .provider import Call as Call
 from .provider import ScriptedProvider as ScriptedProvider
+from .proxy import CuttingProxy as CuttingProxy
+from .proxy import ResponseCut as ResponseCut
 from .script import At as At
 from .script import RunScript as RunScript
 from .script import message as message
+from .server import ResponsesServer as ResponsesServer

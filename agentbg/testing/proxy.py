@@ -114,18 +114,19 @@ class _Watch:
 
         passed = 0
         for line in data.splitlines(keepends=True):
-            self._read(line)
+            ended = self._read(line)
             passed += len(line)
             if (spare := self._spare(len(line))) is not None:
                 return passed - spare, self._cut
 
-            if not self._following:
+            if ended:
                 self.give_back()
                 return len(data), None
 
         return passed, None
 
-    def _read(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> bool:
+        """Take a piece of the response, up to a line's end. Returns whether the response is over."""
         self._bytes += len(line) if self._in_body else 0
         try:
             self._http.receive_data(line)
@@ -133,6 +134,8 @@ class _Watch:
                 self._see(event)
         except h11.RemoteProtocolError:  # not HTTP as we know it: let it pass
             self._following = False
+
+        return not self._following
 
     def _see(self, event: object) -> None:
         if isinstance(event, h11.Response):

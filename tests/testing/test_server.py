@@ -417,8 +417,8 @@ async def test_an_incomplete_run_has_a_reason_and_an_incomplete_item():
 def test_a_text_is_cut_into_exactly_so_many_deltas():
     assert "".join(Message("Ein schöner Tag ☀", 5).pieces) == "Ein schöner Tag ☀"
     assert len(Message("Ein schöner Tag ☀", 5).pieces) == 5
-    assert Message(" two words \n").pieces == [" two", " words \n"]
-    assert Message("").pieces == []
+    assert Message(" two words \n").pieces == (" two", " words \n")
+    assert Message("").pieces == ()
     with pytest.raises(ValueError, match=r"Script\.story"):
         _ = Message("ab", 3).pieces
 

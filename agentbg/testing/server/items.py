@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol
 
 from .wire import JSON, Event
@@ -41,20 +43,22 @@ CALL_ID = "call_" + "0" * 24
 """The `call_id` of a call that is given none."""
 
 
-def split(text: str, deltas: int | None) -> list[str]:
+@lru_cache(maxsize=64)
+def split(text: str, deltas: int | None) -> tuple[str, ...]:
     """Cut `text` into `deltas` pieces of about the same size, or, for None, into words.
 
-    Raises `ValueError` when the text is too short for so many pieces.
+    Raises `ValueError` when the text cannot be cut into so many pieces.
     """
     if deltas is None:
-        return re.findall(r"\s*\S+(?:\s+\Z)?|\s+\Z", text)
+        return tuple(re.findall(r"\s*\S+(?:\s+\Z)?|\s+\Z", text))
 
-    if deltas > len(text):
+    if not 0 < deltas <= len(text):
         raise ValueError(
             f"{len(text)} characters make no {deltas} deltas; use Script.story(deltas={deltas}), or more text"
         )
 
-    return [text[len(text) * i // deltas : len(text) * (i + 1) // deltas] for i in range(deltas)]
+    ends = [len(text) * i // deltas for i in range(deltas + 1)]
+    return tuple(text[begin:end] for begin, end in pairwise(ends))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Message:
     prefix: str = field(default="msg", init=False, repr=False)
 
     @property
-    def pieces(self) -> list[str]:
+    def pieces(self) -> tuple[str, ...]:
         """The text of each delta."""
         return split(self.text, self.deltas)
 
