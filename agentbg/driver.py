@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -24,6 +23,8 @@ from .core.messages import (
     Due,
     Observation,
     Poll,
+    PollFailed,
+    StreamEnded,
     WakeAt,
 )
 from .core.model import StartRequest
@@ -157,7 +158,7 @@ class Driver:
         if commit.settled:
             record.finished_at = record.updated_at if record.status.terminal else None
 
-        await self._store.save(replace(record), commit.updates)
+        await self._store.save(record, commit.updates)
         live.publish(commit.updates)
         if commit.settled:
             self._drop(live)
@@ -176,7 +177,7 @@ class Driver:
 
     async def _start(self, live: LiveRun, request: StartRequest) -> None:
         assert live.calls is not None, "a run that is started has an agent"
-        await self._store.create(replace(live.record))
+        await self._store.create(live.record)
         if live.record.stream and not live.record.refused:
             live.stream = asyncio.current_task()
             await self._pump(live, live.calls.open(request, live.id))
@@ -194,12 +195,18 @@ class Driver:
             live.record.polls += 1
             seen = await calls.poll(ref)
 
+        if isinstance(seen, PollFailed):
+            logger.info("run %s: %s", live.id, seen.error)
+
         await self.tell(live, seen)
 
     async def _pump(self, live: LiveRun, observations: AsyncGenerator[Any, None]) -> None:
         """Carry a connection's observations to the machine, until it ends or the machine lets go of it."""
         async with aclosing(observations):
             async for seen in observations:
+                if isinstance(seen, StreamEnded) and seen.error is not None:
+                    logger.info("run %s: %s", live.id, seen.error)
+
                 await self.tell(live, seen)
                 _report_start(live, seen)
                 if live.stream is not asyncio.current_task():

@@ -62,6 +62,11 @@ def server(**options: float) -> Iterator[str]:
         process.wait()
 
 
+def ask(base_url: str) -> Agent[str]:
+    """An agent at the server."""
+    return Agent(OpenAIResponses("m", base_url=base_url, api_key="none"))
+
+
 async def sdk_polls(base_url: str, runs: int, seconds: float, interval: float) -> Sample:
     """The loop that people write."""
     async with openai.AsyncOpenAI(base_url=base_url, api_key="none") as client:
@@ -83,13 +88,12 @@ async def sdk_polls(base_url: str, runs: int, seconds: float, interval: float) -
 async def handle_polls(base_url: str, runs: int, seconds: float, interval: float) -> Sample:
     """The same through a runtime."""
     policy = PollPolicy(initial=interval, growth=0, maximum=interval, jitter=0)
-    async with Agent(OpenAIResponses("m", base_url=base_url, api_key="none")) as agent:
-        async with AgentRuntime(poll=policy, max_requests=runs) as runtime:
-            handles = [await runtime.submit(agent, "x") for _ in range(runs)]
-            before, began = sum(handle.polls for handle in handles), time.process_time()
-            await asyncio.sleep(seconds)
-            cpu = time.process_time() - began
-            return Sample(cpu, sum(handle.polls for handle in handles) - before)
+    async with ask(base_url) as agent, AgentRuntime(poll=policy, max_requests=runs) as runtime:
+        handles = [await runtime.submit(agent, "x") for _ in range(runs)]
+        before, began = sum(handle.polls for handle in handles), time.process_time()
+        await asyncio.sleep(seconds)
+        cpu = time.process_time() - began
+        return Sample(cpu, sum(handle.polls for handle in handles) - before)
 
 
 async def sdk_events(base_url: str, streams: int) -> Sample:
@@ -107,35 +111,33 @@ async def sdk_events(base_url: str, streams: int) -> Sample:
 
 async def handle_events(base_url: str, streams: int, store: Store) -> Sample:
     """The same through handles: journaled, numbered, resumable."""
-    async with Agent(OpenAIResponses("m", base_url=base_url, api_key="none")) as agent:
-        async with AgentRuntime(store) as runtime:
+    async with ask(base_url) as agent, AgentRuntime(store) as runtime:
 
-            async def read() -> int:
-                handle = await runtime.submit(agent, "x", stream=True)
-                async with handle.stream() as updates:
-                    return sum([1 async for _ in updates])
+        async def read() -> int:
+            handle = await runtime.submit(agent, "x", stream=True)
+            async with handle.stream() as updates:
+                return sum([1 async for _ in updates])
 
-            began = time.process_time()
-            counts = await asyncio.gather(*(read() for _ in range(streams)))
-            return Sample(time.process_time() - began, sum(counts))
+        began = time.process_time()
+        counts = await asyncio.gather(*(read() for _ in range(streams)))
+        return Sample(time.process_time() - began, sum(counts))
 
 
 async def weigh(base_url: str, runs: int) -> float:
     """Bytes per live handle, the request's own included."""
     policy = PollPolicy(initial=3600, maximum=3600)
-    async with Agent(OpenAIResponses("m", base_url=base_url, api_key="none")) as agent:
-        async with AgentRuntime(poll=policy) as runtime:
-            await asyncio.gather(*[runtime.submit(agent, "x") for _ in range(100)])
-            gc.collect()
-            tracemalloc.start()
-            handles = []
-            for _ in range(runs // 50):
-                handles += await asyncio.gather(*[runtime.submit(agent, "x") for _ in range(50)])
+    async with ask(base_url) as agent, AgentRuntime(poll=policy) as runtime:
+        await asyncio.gather(*[runtime.submit(agent, "x") for _ in range(100)])
+        gc.collect()
+        tracemalloc.start()
+        handles = []
+        for _ in range(runs // 50):
+            handles += await asyncio.gather(*[runtime.submit(agent, "x") for _ in range(50)])
 
-            gc.collect()
-            weight = tracemalloc.get_traced_memory()[0] / len(handles)
-            tracemalloc.stop()
-            return weight
+        gc.collect()
+        weight = tracemalloc.get_traced_memory()[0] / len(handles)
+        tracemalloc.stop()
+        return weight
 
 
 async def compare(name: str, repeat: int, bare: Way, ways: dict[str, Way]) -> None:

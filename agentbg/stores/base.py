@@ -9,7 +9,7 @@
 5. **Ordered reads.** `read` gives updates by ascending seq, without gaps, and only committed ones.
 6. **One owner.** `open` takes the whole store for one runtime, or raises `StoreInUse`; `aclose`, or the death of the
    process, releases it. A store opened with `readonly=True` takes nothing and refuses every write.
-7. **No aliasing.** What goes in is copied or serialised before the call returns; what comes out is the caller's own.
+7. **No aliasing.** What goes in is copied or serialised before the call first waits; what comes out is the caller's own.
 
 Errors: `RunUnknown` for an id that is not there; `StoreError` kinds for the rest. Cancelling a call never corrupts
 anything: the write either happens whole or not at all. Times are Unix times in seconds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -32,7 +33,7 @@ def runtime(**settings):
 
 def gaps(provider: ScriptedProvider) -> list[float]:
     times = provider.times("poll")
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(times)]
 
 
 @virtual_time
