@@ -163,9 +163,8 @@ async def run(repeat: int, quick: bool) -> None:
             lambda: sdk_polls(url, 50, seconds, 0.05),
             {"handle": lambda: handle_polls(url, 50, seconds, 0.05)},
         )
-        print(
-            f"\n{'weight of a live handle':<34} {'MemoryStore':<22} {await weigh(url, 500 if quick else 3000):>9.0f} bytes\n"
-        )
+        weight = await weigh(url, 500 if quick else 3000)
+        print(f"\n{'a live handle':<34} {'MemoryStore':<22} {weight:>9.0f} bytes, {2**20 / weight:.0f} per MB\n")
 
     with TemporaryDirectory() as folder:
 

@@ -2,14 +2,15 @@
 
 1. **An intent comes first.** `create` writes the record before the start is sent. Once it returns, the record is
    durable: it survives the death of the process (a store that cannot, says so in its docstring).
-2. **One transaction.** `save` commits the record and its updates together, or neither. When it returns, they are durable.
+2. **One transaction.** `save` commits the record and its updates together, or neither. Once it returns, they are
+   durable.
 3. **Fenced.** Every `save` carries the record's epoch. `acquire` raises the epoch by one; from then on a `save` with an
    older one raises `Fenced` and writes nothing. The engine that hands runs to owners may err; this rule may not.
 4. **Idempotent append.** Saving an update whose (run, seq) is in the journal already changes nothing: the first wins.
 5. **Ordered reads.** `read` gives updates by ascending seq, without gaps, and only committed ones.
 6. **One owner.** `open` takes the whole store for one runtime, or raises `StoreInUse`; `aclose`, or the death of the
    process, releases it. A store opened with `readonly=True` takes nothing and refuses every write.
-7. **No aliasing.** What goes in is copied or serialised before the call first waits; what comes out is the caller's own.
+7. **No aliasing.** What goes in is copied or serialised before the call first waits; what comes out is the caller's.
 
 Errors: `RunUnknown` for an id that is not there; `StoreError` kinds for the rest. Cancelling a call never corrupts
 anything: the write either happens whole or not at all. Times are Unix times in seconds.
