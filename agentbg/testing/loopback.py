@@ -20,6 +20,7 @@ class Listener:
         self._port = port
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._errors: list[BaseException] = []
 
     @property
     def port(self) -> int:
@@ -34,7 +35,7 @@ class Listener:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, backlog=1024)
 
     async def stop(self) -> None:
-        """Close the port and all connections, and wait for their tasks."""
+        """Close the port and all connections, and wait for their tasks. Raises what `serve` has raised meanwhile."""
         if self._server is None:
             return
 
@@ -45,11 +46,18 @@ class Listener:
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
         self._server = None
+        if self._errors:
+            raise self._errors[0]
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.ensure_future(self._run(reader, writer))
         self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        connection.add_done_callback(self._ended)
+
+    def _ended(self, connection: asyncio.Task[None]) -> None:
+        self._connections.discard(connection)
+        if not connection.cancelled() and (error := connection.exception()) is not None:
+            self._errors.append(error)
 
     async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -20,6 +20,7 @@ from agentbg.testing.server import (
     Reasoning,
     ResponsesServer,
     Script,
+    StreamFault,
     WebSearch,
 )
 
@@ -265,6 +266,19 @@ async def test_a_run_goes_on_only_from_a_finished_one():
             assert (caught.value.code, caught.value.param) == ("previous_response_not_found", "previous_response_id")
 
 
+async def test_a_conversation_takes_one_run_at_a_time():
+    async with ResponsesServer(script=RUNNING) as server, sdk(server) as client:
+        first = await client.responses.create(**JOB, conversation="conv_1")
+        assert first.conversation.id == "conv_1"
+        assert (await client.responses.create(**JOB, conversation="conv_2")).status == "queued"
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.responses.create(**JOB, conversation={"id": "conv_1"})
+
+        assert (caught.value.code, caught.value.param) == ("conversation_locked", "conversation")
+        server.run(0).finish()
+        assert (await client.responses.create(**JOB, conversation="conv_1")).status == "queued"
+
+
 async def test_keys_and_models_are_checked():
     async with ResponsesServer(api_key="right", models={"gpt-5"}) as server:
         async with sdk(server, "wrong") as client:
@@ -356,6 +370,26 @@ async def test_leaving_the_block_ends_open_streams():
 async def test_a_server_that_does_not_run_has_no_address():
     with pytest.raises(RuntimeError, match="async with"):
         _ = ResponsesServer().base_url
+
+
+async def test_an_error_in_a_script_is_raised_when_the_block_is_left():
+    def script(request):
+        raise KeyError("no such story")
+
+    with pytest.raises(KeyError, match="no such story"):
+        async with ResponsesServer(script=script) as server:
+            assert (await create(server)).status == 0
+
+
+async def test_an_error_in_a_fault_is_raised_when_the_block_is_left():
+    class Broken(StreamFault):
+        def rewrite(self, exchange, run, steps):
+            yield next(steps)
+            raise RuntimeError("a fault at fault")
+
+    with pytest.raises(RuntimeError, match="a fault at fault"):
+        async with ResponsesServer(faults=[Broken()]) as server:
+            assert not (await create(server, stream=True)).whole
 
 
 # Scripts

@@ -42,7 +42,7 @@ class Connection:
                     break
 
                 self._http.start_next_cycle()
-        except (ConnectionError, h11.LocalProtocolError):
+        except ConnectionError:
             pass
         except h11.RemoteProtocolError as error:
             self._refuse(error)
@@ -66,7 +66,7 @@ class Connection:
     def _refuse(self, error: h11.RemoteProtocolError) -> None:
         if self._http.our_state is h11.IDLE or self._http.our_state is h11.SEND_RESPONSE:
             body = encode(error_body(str(error)))
-            self._write(h11.Response(status_code=error.error_status_hint, headers=[("content-length", str(len(body)))]))
+            self._write_head(Reply(body, error.error_status_hint), len(body))
             self._write(h11.Data(data=body))
 
     async def _send(self, reply: Reply) -> None:

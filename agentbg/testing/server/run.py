@@ -157,8 +157,8 @@ class Run:
 
     def receipt(self) -> bytes:
         """What a create in the background answers: the response as it was queued, whatever has happened since."""
-        first = next((event["response"] for event in self.script.recorded and self.events if "response" in event), None)
-        return encode(first or self._queued)
+        recorded = self.events if self.script.recorded else []
+        return encode(next((event["response"] for event in recorded if "response" in event), self._queued))
 
     def snapshot(self) -> bytes:
         """Its response as a poll shows it now: JSON. Output comes only when it is done."""
@@ -174,13 +174,11 @@ class Run:
         if stop is not None:
             return self._stopped_body(stop.status, stop.error)
 
-        body = (
-            self._shown()
-            if self.script.recorded
-            else self.final
-            if self.finished
-            else {**self._queued, "status": status}
-        )
+        if self.script.recorded:
+            body = self._shown()
+        else:
+            body = self.final if self.finished else {**self._queued, "status": status}
+
         return {**body, "billing": {"payer": "developer"}} if status == "completed" else body
 
     def _stopped_body(self, status: str, error: JSON | None) -> Event:

@@ -24,7 +24,8 @@ class ResponsesServer:
         async with ResponsesServer(script=Script.text("Hello"), faults=[CutAfterEvent(5)]) as server:
             client = AsyncOpenAI(base_url=server.base_url, api_key="any")
 
-    Leaving the block closes the port and all connections, and waits for them.
+    Leaving the block closes the port and all connections, and waits for them. If a script or a fault of your own has
+    raised an error, its client has got no answer, and the error is raised there.
     """
 
     def __init__(

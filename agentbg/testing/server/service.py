@@ -12,7 +12,7 @@ from .play import recorded_id
 from .reply import Reply
 from .run import Run
 from .script import ScriptSource, choose
-from .wire import JSON, new_id
+from .wire import JSON, conversation_of, new_id
 
 
 @dataclass(slots=True)
@@ -93,7 +93,17 @@ class Service:
             message = f"Previous response with id '{previous}' not found."
             return Reply.error(400, message, param="previous_response_id", code="previous_response_not_found")
 
+        if self._busy(conversation_of(body)):
+            message = "Another process is currently operating on this conversation. Please retry in a few seconds."
+            return Reply.error(400, message, param="conversation", code="conversation_locked")
+
         return None
+
+    def _busy(self, conversation: str | None) -> bool:
+        if conversation is None:
+            return False
+
+        return any(conversation_of(run.request) == conversation and not run.finished for run in self.runs.values())
 
     def _new_run(self, body: JSON) -> Run:
         script = choose(self.script, self.created, body)

@@ -90,10 +90,16 @@ def response_body(id: str, created_at: int, request: JSON) -> Event:
         "user": request.get("user"),
         "metadata": request.get("metadata") or {},
     }
-    if conversation := request.get("conversation"):
-        body["conversation"] = {"id": conversation} if isinstance(conversation, str) else conversation
+    if (conversation := conversation_of(request)) is not None:
+        body["conversation"] = {"id": conversation}
 
     return body
+
+
+def conversation_of(request: JSON) -> str | None:
+    """The id of the conversation that a request belongs to."""
+    conversation: JSON | str | None = request.get("conversation")
+    return conversation["id"] if isinstance(conversation, Mapping) else conversation
 
 
 def _given(request: JSON, key: str, default: object) -> Any:
