@@ -31,6 +31,7 @@ from .host import new_host, serve
 SLOTS = 8  # runs in one batch; further ones wait in llama.cpp's queue
 CONTEXT = 1024  # tokens of question and answer together, per slot
 LIMIT = 256  # tokens of an answer
+SAMPLING = {"temperature": 0, "repeat_penalty": 1.05, "repeat_last_n": 256}
 THREADS = max(1, (os.cpu_count() or 2) // 2)  # llama.cpp crawls when its threads compete with others for a core
 
 Message = dict[str, str]
@@ -73,7 +74,7 @@ class Model:
             loop.call_soon_threadsafe(arrived.put_nowait, chunk)
             return False
 
-        request = {"messages": messages, "max_tokens": limit, "temperature": 0, "stream": True}
+        request = {"messages": messages, "max_tokens": limit, **SAMPLING, "stream": True}
         work = loop.run_in_executor(self._threads, self._server.handle_chat_completions, request, take)
         work.add_done_callback(lambda _: arrived.put_nowait(None))
         try:
