@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,13 +92,13 @@ class StoreFile:
 
     def close(self) -> None:
         """Close the connection, then release the lock."""
-        try:
-            if self.lock is not None:
+        if self.lock is not None:
+            with suppress(sqlite3.Error):  # a courtesy, which a full disk may refuse
                 self.connection.execute("DELETE FROM meta WHERE key = 'owner'")
-        finally:
-            self.connection.close()
-            if self.lock is not None:
-                self.lock.close()
+
+        self.connection.close()
+        if self.lock is not None:
+            self.lock.close()
 
 
 def open_file(path: Path, *, readonly: bool, durable: bool) -> StoreFile:

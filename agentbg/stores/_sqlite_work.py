@@ -63,13 +63,13 @@ class Row:
         )
 
 
-def create(file: StoreFile, row: Row) -> None:
-    """Insert a run."""
+def create(file: StoreFile, row: Row, request: bytes | None) -> None:
+    """Insert a run with its request."""
     values = {"id": _text(row.id), "epoch": row.epoch, "state": row.state, **_storable(row.columns)}
     if not file.connection.execute(_CREATE, values).rowcount:
         raise _refusals.taken(row.id)
 
-    _save_request(file, row)
+    _save_request(file, row.id, request)
     _settle(file, row)
 
 
@@ -90,7 +90,7 @@ def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> Non
         db.execute(_SAVE_COLUMNS, {"id": run_id, **_storable(row.columns)})
 
     if columns is None or request is not row.request:
-        _save_request(file, row)
+        _save_request(file, row.id, encode_request(row.request))
 
     _settle(file, row)
     db.executemany(_APPEND, [(run_id, seq, payload) for seq, payload in updates])
@@ -155,8 +155,8 @@ def purge(file: StoreFile, before: float) -> int:
     return file.connection.execute(sql, [before, *terminal]).rowcount
 
 
-def _save_request(file: StoreFile, row: Row) -> None:
-    file.connection.execute(_SAVE_REQUEST, {"id": _text(row.id), "request": encode_request(row.request)})
+def _save_request(file: StoreFile, run_id: str, request: bytes | None) -> None:
+    file.connection.execute(_SAVE_REQUEST, {"id": _text(run_id), "request": request})
 
 
 def _settle(file: StoreFile, row: Row) -> None:

@@ -15,14 +15,15 @@ from . import _refusals
 from . import _sqlite_work as work
 from ._sqlite_file import open_file, translate
 from ._sqlite_worker import Worker
-from .codec import encode_update
+from .codec import encode_request, encode_update
 
 
 class SQLiteStore:
     """Keeps runs in one SQLite file, which is made when it is missing.
 
     One runtime at a time owns the file; any number of others read it (`open(readonly=True)`), in this process and in
-    others. Beside it lie SQLite's `-wal` and `-shm`, and `-lock`, which the owner holds locked as long as it lives.
+    others. Beside it lie SQLite's `-wal` and `-shm`, and `-lock`, which the owner holds locked as long as it lives: the
+    death of its process, however sudden, sets the store free. Keep the file on a local disk.
 
     Writes that come together are committed together. With `durable=True` each waits until the disk has it, and survives
     a loss of power. With `durable=False` it survives the death of the process only, and costs less.
@@ -82,8 +83,8 @@ class SQLiteStore:
 
     async def create(self, record: RunRecord) -> None:
         """Write a new run. Raises StoreError when the id is taken."""
-        row = work.Row.of(record)
-        await self._writer().write(lambda file: work.create(file, row))
+        row, request = work.Row.of(record), encode_request(record.request)
+        await self._writer().write(lambda file: work.create(file, row, request))
 
     async def acquire(self, run_id: str) -> RunRecord:
         """Become the run's owner: its record, with the epoch raised by one and stored. Raises RunUnknown."""
