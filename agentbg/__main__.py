@@ -1,0 +1,5 @@
+"""`python -m agentbg` is `agentbg`."""
+
+from .cli import main
+
+main()
