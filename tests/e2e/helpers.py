@@ -11,8 +11,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agentbg import Agent, AgentRunOptions, AgentRunResponseUpdate, Backoff, PollPolicy, RetryPolicy, StreamPolicy, UpdateType
-
+from agentbg import (
+    Agent,
+    AgentRunOptions,
+    AgentRunResponseUpdate,
+    Backoff,
+    PollPolicy,
+    RetryPolicy,
+    StreamPolicy,
+    UpdateType,
+)
 from agentbg.providers import OpenAIResponses
 from agentbg.testing.server import ResponsesServer
 
@@ -20,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SOON = Backoff(initial=0.01, maximum=0.02)
 POLL = PollPolicy(initial=0.01, growth=0.0, maximum=0.02, faults=SOON)
 STREAM = StreamPolicy(idle=10.0, quiet=10.0, reconnect=SOON)
-RESTLESS = StreamPolicy(idle=0.2, quiet=0.5, reconnect=SOON)
+RESTLESS = StreamPolicy(idle=0.3, quiet=0.5, reconnect=SOON)
 """For tests in which something hangs. Too strict for a machine under load."""
 RETRY = RetryPolicy(backoff=SOON)
 LIMIT = 20.0
