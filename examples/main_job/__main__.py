@@ -174,4 +174,5 @@ if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main(options.prompt, Picture(options.svg) if options.svg else None)))
     except KeyboardInterrupt:
-        sys.exit("\nStopped. Runs that a service is working on go on there.")
+        print("\nStopped. Runs that a service is working on go on there.", file=sys.stderr)
+        sys.exit(130)

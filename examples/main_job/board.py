@@ -16,7 +16,7 @@ from rich.text import Text
 from agentbg import AgentBGError, BackgroundHandle, RunStatus
 
 TICK = 0.1  # seconds between two looks at the handles: they are local, and cost nothing
-RUN, STATUS, AGE, POLLS, SPACES = 32, 10, 7, 5, 15  # the table's columns, and what is between them
+RUN, STATUS, AGE, POLLS, SPACES = 32, 10, 7, 5, 12  # the table's columns, and what is between them
 STYLES = {RunStatus.RUNNING: "cyan", RunStatus.COMPLETED: "green", RunStatus.INCOMPLETE: "yellow"}
 
 
@@ -74,7 +74,8 @@ class Board:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(options.max_width - RUN - STATUS - AGE - POLLS - SPACES, 10)
-        table = Table(box=box.SIMPLE_HEAD, caption=self.note(), caption_justify="left", pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.caption, table.caption_justify = self.note(), "left"
         table.add_column("run", no_wrap=True, overflow="ellipsis", width=RUN)
         table.add_column("status", width=STATUS)
         table.add_column("age", justify="right", width=AGE, style="dim")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .board import TICK, Board
 
-WIDTH = 118  # columns
+WIDTH = 122  # columns
 
 
 class Picture:
@@ -40,10 +40,12 @@ class Picture:
         while not any(row.handle and row.handle.done() for row in board.rows):
             await asyncio.sleep(TICK)
 
+        self.console.print()
         self.console.print(board)
 
     def save(self, board: Board, verdict: Text) -> None:
         """The board at the end, and the verdict. The file loads no font from the web: any monospace font will do."""
+        self.console.print()
         self.console.print(board)
         self.console.print(verdict)
         svg = self.console.export_svg(title="agentbg", unique_id="main-job")
