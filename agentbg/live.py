@@ -134,7 +134,7 @@ class LiveRun:
         """All updates with a seq above `after`, from memory or from the store, until the last."""
         seq = after
         while True:
-            batch = self._since(seq)
+            committed, batch = self._committed, self._since(seq)
             if batch is None:
                 batch = [self._dress(update) for update in await store.read(self.id, after=seq)]
 
@@ -142,6 +142,7 @@ class LiveRun:
                 seq = update.seq
                 yield update
 
+            seq = max(seq, committed)  # a run that was taken up by its token begins in its middle
             if seq >= self._committed:
                 if self.settled:
                     return
