@@ -10,9 +10,12 @@ import time
 import anyio
 import pytest
 
+from agentbg import Agent, AgentRuntime
 from agentbg.clock import SystemClock
+from agentbg.stores import SQLiteStore
 from agentbg.testing import (
     Deadlock,
+    ScriptedProvider,
     UnannouncedThread,
     VirtualClock,
     VirtualTimeLoop,
@@ -237,6 +240,17 @@ class TestOutside:
             assert now() >= DAY
             writer.close()
             await writer.wait_closed()
+
+    @virtual_time
+    async def test_a_run_of_a_day_is_kept_in_a_sqlite_store(self, tmp_path):
+        provider = ScriptedProvider.text("Done", seconds=DAY / 2)
+        store = announced(SQLiteStore(tmp_path / "runs.db"))
+        async with AgentRuntime(store, clock=VirtualClock()) as runtime:
+            handle = await runtime.submit(Agent(provider), "Take your time")
+            response = await handle.result()
+
+        assert response.text == "Done"
+        assert DAY / 2 <= handle.elapsed < DAY / 2 + 20
 
 
 @pytest.fixture
