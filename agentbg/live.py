@@ -142,7 +142,9 @@ class LiveRun:
                 seq = update.seq
                 yield update
 
-            seq = max(seq, committed)  # a run that was taken up by its token begins in its middle
+            if not batch:  # all that was committed has been read; a run taken up by its token begins in its middle
+                seq = max(seq, committed)
+
             if seq >= self._committed:
                 if self.settled:
                     return
