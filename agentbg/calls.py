@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 from .core.messages import CancelAnswered, Polled, PollFailed, Started, StartFailed, StartLost, Streamed, StreamEnded
 from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
@@ -15,6 +16,7 @@ from .core.status import RunStatus
 from .errors import ProviderError, RunNotFound, ServiceUnavailable
 from .providers.base import Provider
 
+T = TypeVar("T")
 Events = AsyncGenerator[Sequence[StreamEvent], None]
 
 
@@ -41,7 +43,7 @@ class Calls:
     async def poll(self, ref: RunRef) -> Polled | PollFailed:
         """Ask once."""
         try:
-            return Polled(await self.provider.poll(ref))
+            return Polled(await self._answer(self.provider.poll(ref)))
         except ProviderError as error:
             return PollFailed(error)
 
@@ -52,7 +54,7 @@ class Calls:
         """
         for attempt in count(1):
             try:
-                return await self.provider.poll(ref)
+                return await self._answer(self.provider.poll(ref))
             except RunNotFound:
                 if not young:
                     raise
@@ -68,7 +70,7 @@ class Calls:
         """Ask the service to cancel, again while it cannot answer. Raises the last `ProviderError`."""
         for attempt in count(1):
             try:
-                return CancelAnswered(await self.provider.cancel(ref))
+                return CancelAnswered(await self._answer(self.provider.cancel(ref)))
             except ServiceUnavailable as error:
                 if not await self._pause(error, attempt):
                     raise
@@ -121,6 +123,13 @@ class Calls:
                 yield Streamed(batch)
 
         yield StreamEnded(error)
+
+    async def _answer(self, call: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self.retry.answer):
+                return await call
+        except TimeoutError as error:
+            raise ServiceUnavailable(f"The service did not answer within {self.retry.answer:g} s.") from error
 
     async def _may_repeat(self, error: ProviderError, attempt: int) -> bool:
         return isinstance(error, ServiceUnavailable) and error.unsent and await self._pause(error, attempt)

@@ -126,7 +126,10 @@ class RetryPolicy:
     backoff: Backoff = Backoff(initial=0.5, maximum=8.0)
     patience: float = 30.0
     """A service that asks for more time than this is not waited for."""
+    answer: float = 120.0
+    """A poll or a cancel must be answered within this time: a client's own time-outs are per read, and a trickle of
+    bytes resets them."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.patience < 0:
-            raise UsageError("RetryPolicy needs attempts >= 1 and patience >= 0.")
+        if self.attempts < 1 or self.patience < 0 or self.answer <= 0:
+            raise UsageError("RetryPolicy needs attempts >= 1, patience >= 0 and answer > 0.")

@@ -27,8 +27,9 @@ class OpenAIResponses:
     or what one is made of: `api_key` (default: OPENAI_API_KEY) and `base_url` (default: OPENAI_BASE_URL, then OpenAI).
     Your client is used with its retries off, since the core decides what to retry, and is never closed by us.
 
-    `timeout` bounds a poll, a cancel, and the answer to a background start, in seconds; a foreground start takes as
-    long as the client allows. Raises AuthenticationFailed when no key is to be found.
+    `timeout` bounds a poll, a cancel and a delete, in seconds. A start may take as long as the client allows (10
+    minutes, unless yours says otherwise): a server that ignores `background` answers it when the run has ended, and a
+    start given up too soon is a run lost. Raises AuthenticationFailed when no key is to be found.
     """
 
     name = "openai"
@@ -57,10 +58,9 @@ class OpenAIResponses:
 
     async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
         body = start_body(request, self.model, stream=False)
-        timeout = self._timeout if body.get("background") else openai.NOT_GIVEN
         with translated(f"Starting a run of {self.model}"):
             answer = await self._client.responses.with_raw_response.create(
-                extra_body=body, extra_headers=_key_header(key), timeout=timeout
+                extra_body=body, extra_headers=_key_header(key)
             )
             return self._read(answer.http_response.headers, answer.http_response.content)
 

@@ -160,12 +160,12 @@ async def test_key_and_address_are_taken_from_the_environment(monkeypatch: pytes
     await provider.aclose()
 
 
-async def test_a_poll_is_bounded_by_the_providers_time_out(api: respx.MockRouter):
+async def test_a_poll_is_bounded_by_the_providers_time_out_and_a_start_by_the_clients(api: respx.MockRouter):
     provider = OpenAIResponses("gpt-5", api_key="key", base_url=BASE, timeout=7.0)
     route = api.route().mock(ok())
-    for call in (provider.poll(REF), provider.cancel(REF), provider.start(QUESTION)):
+    for call, bound in ((provider.poll(REF), 7.0), (provider.cancel(REF), 7.0), (provider.start(QUESTION), 600)):
         await call
-        assert route.calls.last.request.extensions["timeout"]["read"] == 7.0
+        assert route.calls.last.request.extensions["timeout"]["read"] == bound
 
     await provider.aclose()
 

@@ -186,6 +186,13 @@ async def test_no_run_waits_for_ever():
 
 
 @virtual_time
+async def test_a_poll_that_is_never_answered_is_given_up_and_sent_again():
+    provider = ScriptedProvider.text("done", seconds=60).delay("poll", math.inf)
+    async with runtime() as running:
+        assert (await (await running.submit(Agent(provider), "x"))).text == "done"
+
+
+@virtual_time
 async def test_an_unknown_status_counts_as_running_and_keeps_its_word():
     provider = ScriptedProvider(RunScript([At(0, status="pondering"), At(9, status="completed", text="done")]))
     async with runtime() as running:
