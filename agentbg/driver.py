@@ -72,13 +72,17 @@ class Driver:
         await ready.wait()
 
     async def aclose(self) -> None:
-        """Stop driving. Runs go on at their services; those who wait for them here get RuntimeClosed."""
-        if self._starts:
-            await asyncio.wait(self._starts, timeout=START_GRACE)
+        """Stop driving. Runs go on at their services; those who wait for them here get RuntimeClosed.
 
-        self._stop.set()
-        if self._supervisor is not None:
-            await asyncio.wait({self._supervisor})
+        Cancelling this only cuts the wait for starts short.
+        """
+        try:
+            if self._starts:
+                await asyncio.wait(self._starts, timeout=START_GRACE)
+        finally:
+            self._stop.set()
+            if self._supervisor is not None:
+                await asyncio.wait({self._supervisor})
 
     def add(self, live: LiveRun) -> None:
         """Take a run in."""

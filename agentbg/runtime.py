@@ -79,8 +79,10 @@ class AgentRuntime:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._driver.aclose()
-        await self._store.aclose()
+        try:
+            await self._driver.aclose()
+        finally:
+            await self._store.aclose()
 
     # --- runs ---
 
@@ -121,12 +123,10 @@ class AgentRuntime:
         live = self._live(record, agent)
         self._driver.add(live)
         assert record.request is not None, "made above"
-        if thread is not None:
-            live.when_settled(lambda: thread.conclude(live.run.response, live.record.ref))
-
         await self._driver.start(live, record.request)
         if thread is not None:
             thread.ask(read_input(input))
+            live.when_settled(lambda: thread.conclude(live.run.response, live.record.ref))
 
         return BackgroundHandle(self._driver, live)
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from .core.update import AgentRunResponseUpdate
+from .errors import UsageError
 
 
 class ResumableStream:
@@ -22,12 +23,18 @@ class ResumableStream:
 
     def __init__(self, source: AsyncGenerator[AgentRunResponseUpdate, None]) -> None:
         self._source = source
+        self._busy = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> AgentRunResponseUpdate:
-        return await anext(self._source)
+        self._require_idle()
+        self._busy = True
+        try:
+            return await anext(self._source)
+        finally:
+            self._busy = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -38,5 +45,13 @@ class ResumableStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop iterating. The run goes on."""
+        """Stop iterating. The run goes on. A task that iterates meanwhile is not disturbed: cancel that one instead."""
+        self._require_idle()
         await self._source.aclose()
+
+    def _require_idle(self) -> None:
+        if self._busy:
+            raise UsageError(
+                "Another task is iterating this stream. Cancel that task to stop it; to read the run twice, open a "
+                "second stream."
+            )
