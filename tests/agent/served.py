@@ -1,0 +1,30 @@
+"""An agent and the server it talks to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from agentbg import Agent, AgentRunOptions, AgentRunResponseUpdate
+from agentbg.providers import OpenAIResponses
+from agentbg.testing.server import Fault, ResponsesServer
+from agentbg.testing.server.script import ScriptSource, echo
+
+
+@asynccontextmanager
+async def served(
+    script: ScriptSource = echo, *faults: Fault, output_type: Any = None, **settings: Any
+) -> AsyncIterator[tuple[ResponsesServer, Agent[Any]]]:
+    async with ResponsesServer(script=script, faults=faults, **settings) as server:
+        provider = OpenAIResponses("gpt-5", api_key="key", base_url=server.base_url)
+        async with Agent(provider, output_type=output_type) as agent:
+            yield server, agent
+
+
+def background(token: Any = None, **extra: Any) -> AgentRunOptions:
+    return AgentRunOptions(allow_background_responses=True, continuation_token=token, extra=extra)
+
+
+def joined(updates: Iterable[AgentRunResponseUpdate]) -> str:
+    return "".join(update.text for update in updates)
