@@ -21,6 +21,7 @@ class AgentThread:
     messages: list[Message] = field(default_factory=list[Message])
     last: RunRef | None = None
     """The last run that was answered, at its service."""
+    _concluded: list[RunRef] = field(default_factory=list[RunRef], repr=False)
 
     def ask(self, messages: Iterable[Message]) -> None:
         """Note what a run was started with. Called once per run, when its start was answered."""
@@ -28,8 +29,10 @@ class AgentThread:
 
     def conclude(self, response: AgentRunResponse[Any], ref: RunRef | None) -> None:
         """Note a run's answer. Only the first call for a run counts; a run without an answer adds nothing."""
-        if response.status.live or not response.messages or (ref is not None and ref == self.last):
+        if response.status.live or not response.messages or ref in self._concluded:
             return
 
         self.messages.extend(response.messages)
         self.last = ref
+        if ref is not None:
+            self._concluded.append(ref)
