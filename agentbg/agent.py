@@ -242,7 +242,9 @@ class Agent(Generic[T]):
         self, input: Input | None, thread: AgentThread | None, options: AgentRunOptions
     ) -> ContinuationToken | None:
         token = options.continuation_token
-        token = ContinuationToken.parse(token) if isinstance(token, str) else token
+        if token is not None and not isinstance(token, ContinuationToken):
+            token = ContinuationToken.parse(token)
+
         if options.allow_background_responses and thread is None:
             raise UsageError("A background run needs a thread to belong to: pass thread=agent.get_new_thread().")
 
