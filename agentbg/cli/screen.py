@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ class Screen:
 
     # --- many runs ---
 
-    def table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def table(self, rows: Sequence[dict[str, Any]]) -> None:
         """Runs: a table at a terminal, a line of JSON for each in a pipe."""
         if self._json or not sys.stdout.isatty():
             for row in rows:
@@ -133,10 +133,15 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("id", "status", "started (UTC)", "seconds", "model", "input", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for name in ("id", "status", "started (UTC)", "seconds"):
+            table.add_column(name, no_wrap=True)  # the others give way in a narrow terminal
+
+        table.add_column("model")
+        table.add_column("input")
         for row in rows:
-            cells = (Text(" ".join(str(cell or "").split())[:200]) for cell in row.values())
-            table.add_row(*cells)
+            cells = row | {"created_at": row["created_at"][:16].replace("T", " ")}
+            table.add_row(*(Text(" ".join(str(cell or "").split())[:80]) for cell in cells.values()))
 
         Console().print(table if rows else "No runs.")
 

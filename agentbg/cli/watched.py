@@ -127,7 +127,7 @@ class BorrowedRun:
 
     async def cancel(self, reason: str | None = None) -> RunStatus:  # noqa: ARG002 - only the owner can keep it
         """Cancel the run at the service. From here on it is polled: a stream may go on as if nothing had happened."""
-        await self._agent.provider.cancel(self.token.ref)
+        await self._agent.calls().cancel(self.token.ref)
         self.token = replace(self.token, streamed=False)
         return self.response.status
 

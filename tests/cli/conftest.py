@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import ssl
@@ -116,3 +117,32 @@ def spawn(store: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def terminal(store: Path) -> Callable[..., str]:
+    """Call `agentbg` in a process at a terminal of 100 columns; what the terminal gets."""
+    pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
+
+    def call(*args: str) -> str:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "agentbg", *args]
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+        cwd = Path(__file__).parents[2]
+        with (
+            os.fdopen(ours, "rb", buffering=0) as screen,
+            subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=cwd),
+        ):
+            os.close(theirs)
+            return b"".join(_read(screen)).decode()
+
+    return call
+
+
+def _read(screen: io.FileIO) -> Iterator[bytes]:
+    """All that comes; a closed terminal is an end, or an error on Linux."""
+    try:
+        while data := screen.read(4096):
+            yield data
+    except OSError:
+        return

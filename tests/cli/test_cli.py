@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
@@ -316,6 +317,21 @@ class TestOutput:
         assert cli("list").stdout == cli("list", "--json").stdout
 
 
+class TestTerminal:
+    def test_people_get_a_table_with_whole_ids(self, serve, cli, terminal):
+        serve(Script.text("Hello."))
+        run_id = cli.json("run", "Hello?")["id"]
+        table = terminal("list")
+        assert f"{run_id}  completed" in table
+        assert "started (UTC)" in table
+
+    def test_people_see_that_something_goes_on_and_then_the_answer_alone(self, serve, cli, terminal):
+        serve(SLOW)
+        shown = terminal("run", "Hello?", "--stream")
+        assert "0:00:00" in shown
+        assert shown.rstrip().endswith(SLOW.items[0].text)
+
+
 class TestSecrets:
     def test_no_key_is_ever_stored(self, serve, cli, store, monkeypatch):
         server = serve(Script.text("Hello."))
@@ -344,7 +360,7 @@ class TestForeign:
     def test_a_run_of_another_program_is_taken_up_at_the_service_of_the_environment(self, serve, cli, store):
         server = serve(Script.text("Hello."))
         run_id = cli.detach()
-        with sqlite3.connect(store) as file:
+        with closing(sqlite3.connect(store)) as file:
             assert file.execute("SELECT agent FROM runs").fetchone() == ("cli",)
 
         record = asyncio.run(load(store, run_id))
@@ -451,11 +467,8 @@ class owned:  # noqa: N801 - read as a word
 
 
 def dump(path) -> list[str]:
-    with sqlite3.connect(path) as file:
-        lines = [line for line in file.iterdump() if "'owner'" not in line]
-
-    file.close()
-    return lines
+    with closing(sqlite3.connect(path)) as file:
+        return [line for line in file.iterdump() if "'owner'" not in line]
 
 
 def test_exit_codes_are_what_the_documents_say():
