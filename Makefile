@@ -15,6 +15,7 @@ help: ## Show this list
 	@echo
 	@echo "  PYTHON=python3.13 picks the interpreter, ARGS=… goes to the program behind test and bench."
 
+override PROMPT := $(value PROMPT)
 export PROMPT
 run: $(VENV)/.run ## Runs in the background, live, with a local model; PROMPT="…" asks your own question
 	@$(BIN)/python -m examples.main_job $${PROMPT:+"$$PROMPT"}
