@@ -1,0 +1,111 @@
+"""The client against a Responses server that others wrote, over real HTTP, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agentbg import (
+    Agent,
+    AgentRunResponseUpdate,
+    AgentRuntime,
+    BackgroundHandle,
+    Backoff,
+    PollPolicy,
+    RunFailed,
+    RunIncomplete,
+    RunStatus,
+    StreamPolicy,
+)
+from agentbg.providers import OpenAIResponses
+from agentbg.testing.proxy import CuttingProxy, ResponseCut
+
+from .azure_server import Script
+
+SOON = PollPolicy(initial=0.02, growth=0, faults=Backoff(initial=0.02))
+WAIT = 30  # seconds, never reached unless something is broken
+
+
+def agent_at(base_url: str) -> Agent[str]:
+    return Agent(OpenAIResponses("scripted", base_url=base_url, api_key="none"))
+
+
+def ask(**script: Any) -> str:
+    return json.dumps(script)
+
+
+def runtime_of() -> AgentRuntime:
+    return AgentRuntime(poll=SOON, stream=StreamPolicy(reconnect=Backoff(initial=0.02)))
+
+
+async def drain(handle: BackgroundHandle[str], after: int = 0) -> list[AgentRunResponseUpdate]:
+    async with handle.stream(after=after) as updates:
+        return [update async for update in updates]
+
+
+async def test_a_polled_run_completes_with_the_whole_text(azure_url: str) -> None:
+    async with agent_at(azure_url) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(deltas=20, delay=0.005))
+        response = await handle.result(WAIT)
+
+    assert response.text == Script(deltas=20).text
+    assert handle.polls >= 1
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("delay", [0.0, 0.002])
+async def test_a_stream_that_is_cut_again_and_again_is_whole(azure_url: str, how: Any, delay: float) -> None:
+    cuts = [ResponseCut(events=7, how=how), ResponseCut(bytes=3000, how=how), ResponseCut(events=30, how=how)]
+    async with CuttingProxy(azure_url, cuts) as proxy, agent_at(proxy.base_url) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(deltas=100, delay=delay), stream=True)
+        updates = await drain(handle)
+        cuts_made, reconnects = proxy.cuts_made, handle.reconnects
+
+    assert cuts_made == len(cuts)
+    assert reconnects >= len(cuts)
+    assert "".join(update.text for update in updates) == Script(deltas=100).text
+    assert [update.seq for update in updates] == list(range(1, len(updates) + 1))
+
+
+async def test_a_run_is_taken_up_by_its_token_where_the_stream_was_left(azure_url: str) -> None:
+    async with agent_at(azure_url) as agent:
+        async with runtime_of() as runtime, (await runtime.submit(agent, ask(deltas=30), stream=True)).stream() as seen:
+            before = [await anext(seen) for _ in range(12)]
+
+        async with runtime_of() as runtime:
+            after = await drain(await runtime.resume(str(before[-1].continuation_token), agent=agent))
+
+    assert "".join(update.text for update in before + after) == Script(deltas=30).text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("end", "error"), [("failed", RunFailed), ("incomplete", RunIncomplete)])
+async def test_a_run_that_ends_badly_says_so(azure_url: str, end: str, error: type[Exception], stream: bool) -> None:
+    async with agent_at(azure_url) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(end=end), stream=stream)
+        with pytest.raises(error):
+            await handle.result(WAIT)
+
+    assert handle.response.text == Script().text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_run_is_cancelled_at_the_service(azure_url: str, stream: bool) -> None:
+    async with agent_at(azure_url) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(delay=3600), stream=stream)
+        await handle.cancel(reason="superseded")
+
+        assert await handle.wait(WAIT) is RunStatus.CANCELLED
+        assert handle.token is None
+
+
+async def test_a_conversation_goes_on_from_the_run_before(azure_url: str) -> None:
+    async with agent_at(azure_url) as agent, runtime_of() as runtime:
+        thread = agent.get_new_thread()
+        await (await runtime.submit(agent, ask(deltas=2), thread=thread)).result(WAIT)
+        response = await (await runtime.submit(agent, ask(deltas=3), thread=thread)).result(WAIT)
+
+    assert response.text == Script(deltas=3).text
+    assert response.raw["previous_response_id"].startswith("caresp_")
