@@ -1,6 +1,6 @@
 """How many updates each store takes in a second from 200 writers, each of which waits for its write before the next.
 
-    python -m benchmarks.bench_store
+    python -m benchmarks.bench_store [--quick]
 
 Every write is a save of one record with one update, as a streaming run makes it. "Durable" means that the disk has it
 when `save` returns. The last rows show what a long conversation as the run's input costs.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -67,11 +68,12 @@ def one_round(kind: str, writers: int, request: StartRequest | None) -> tuple[fl
 
 
 def main() -> None:
+    rounds_wanted = 1 if "--quick" in sys.argv[1:] else ROUNDS
     long = StartRequest(input=CONVERSATION)
     cases = [(kind, WRITERS, None, "none") for kind in STORES]
     cases += [("SQLiteStore, durable", 1, None, "none"), ("SQLiteStore, durable", WRITERS, long, "58 kB")]
     # Round by round, so that a slow moment of the machine meets all cases alike.
-    rounds = [[one_round(kind, writers, request) for kind, writers, request, _ in cases] for _ in range(ROUNDS)]
+    rounds = [[one_round(kind, writers, request) for kind, writers, request, _ in cases] for _ in range(rounds_wanted)]
     print(f"| {'store':<24} | writers | input | updates/s | updates per commit |")
     print(f"|{'-' * 26}|--------:|------:|----------:|-------------------:|")
     for (kind, writers, _, size), results in zip(cases, zip(*rounds, strict=True), strict=True):
