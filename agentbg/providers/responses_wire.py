@@ -159,11 +159,8 @@ def _text_format(schema: JSON) -> dict[str, Any]:
 
 
 def _mappings(value: Any) -> list[JSON]:
-    return (
-        [cast("JSON", item) for item in cast("list[Any]", value) if isinstance(item, Mapping)]
-        if isinstance(value, list)
-        else []
-    )
+    items = cast("Sequence[Any]", value) if isinstance(value, list) else ()
+    return [cast("JSON", item) for item in items if isinstance(item, Mapping)]
 
 
 def _index(event: JSON) -> int | None:
