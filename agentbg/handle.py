@@ -119,6 +119,7 @@ class BackgroundHandle(Generic[T]):
 
     def add_done_callback(self, callback: Callable[[BackgroundHandle[T]], object]) -> None:
         """Call back, in the event loop, once the run is done; at once when it is already. As `asyncio.Task` does."""
+        self._require_agent()
         self._live.when_settled(lambda: callback(self))
 
     # --- waiting ---
