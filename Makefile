@@ -37,8 +37,8 @@ format: $(VENV)/.lint ## Rewrite the code the way the linter wants it
 bench: $(VENV)/.bench ## Measure every number that the documents name
 	$(BIN)/python -m benchmarks $(ARGS)
 
-picture: $(VENV)/.run ## Record `make run` as docs/img/main-job.svg
-	$(BIN)/python docs/picture.py
+picture: $(VENV)/.run ## Draw docs/img/main-job.svg from a run
+	$(BIN)/python -m examples.main_job --svg docs/img/main-job.svg
 
 # What is already pinned stays as it is; UPGRADE=--upgrade takes the newest.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -87,7 +87,7 @@ class Job:
 
     def note(self) -> str:
         return (
-            f"The last run is streamed, over a connection that was cut {self.cuts} times so far." if self.proxy else ""
+            f"\nThe last run is streamed over a connection that breaks; cuts so far: {self.cuts}" if self.proxy else ""
         )
 
     async def run(self, store: Path) -> None:
