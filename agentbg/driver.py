@@ -112,6 +112,9 @@ class Driver:
             return
 
         self.require_open()
+        if live.lost is not None:
+            raise live.lost
+
         if live.cancelling is None:
             live.cancelling = _promise()
             live.record.cancel_reason = live.record.cancel_reason or reason

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agentbg import AgentRuntime, RunStatus, RuntimeClosed, RunTimeout, RunUnknown, UpdateType, UsageError
+from agentbg import (
+    AgentRunResponseUpdate,
+    AgentRuntime,
+    RunStatus,
+    RuntimeClosed,
+    RunTimeout,
+    RunUnknown,
+    StoreError,
+    UpdateType,
+    UsageError,
+)
+from agentbg.core.record import RunRecord
 from agentbg.live import RECENT
 from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.testing.server import CutAfterEvent, DropStart, ResponsesServer, Script, SlowBody, Stall, Status
@@ -518,3 +530,40 @@ async def test_the_end_of_a_stream_is_its_last_update() -> None:
             assert updates[-1].type is UpdateType.END
             with pytest.raises(RunUnknown):
                 await runtime.get("run_of_nobody")
+
+
+class FullDisk(MemoryStore):
+    """Refuses all saves once it is full."""
+
+    full = False
+
+    async def save(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate] = ()) -> None:
+        if self.full:
+            raise StoreError("The disk is full.")
+
+        await super().save(record, updates)
+
+
+@both
+async def test_a_store_that_fails_is_told_to_all_who_hold_the_run_and_the_run_goes_on(streamed: bool) -> None:
+    store = FullDisk()
+    script = Script.story(20).lasting(delay=0.01)
+    async with ResponsesServer(script=script) as server, agent_of(server) as agent, runtime_of(store) as runtime:
+        async with bounded(5):
+            handle = await runtime.submit(agent, "a story", stream=streamed)
+            waiters = [asyncio.create_task(handle.result()), asyncio.create_task(drain(handle.stream()))]
+            await asyncio.sleep(0.03)
+            store.full = True
+            for waiter in waiters:
+                with pytest.raises(StoreError, match="disk is full"):
+                    await waiter
+
+            for call in (handle.result, handle.wait, handle.cancel, lambda: drain(handle.stream())):
+                with pytest.raises(StoreError, match="disk is full"):
+                    await call()
+
+            store.full = False
+            again = await runtime.get(handle.id)
+            assert (await again.result()).text == server.run().text
+            check(await drain(again.stream()), server.run().text)
+            assert server.count("create") == 1
