@@ -61,7 +61,7 @@ class Story:
 
 
 pieces = st.text(alphabet="ab é😀\n", min_size=1, max_size=4)
-items = st.lists(st.lists(pieces, max_size=3), max_size=3)
+items = st.lists(st.lists(pieces, min_size=1, max_size=4), min_size=1, max_size=3) | st.lists(st.just([]), max_size=2)
 stories = st.builds(
     Story,
     items=items,

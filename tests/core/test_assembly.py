@@ -104,6 +104,16 @@ def test_an_item_of_a_resumed_run_that_begins_again_voids_all() -> None:
     assert said(end(assembly, snapshot(RunStatus.COMPLETED, "1"))) == [("end", "")]
 
 
+def test_a_resumed_run_never_takes_its_own_part_for_the_whole() -> None:
+    before = Assembly()
+    feed(before, *message("one ", 0, 0))
+    assembly = Assembly(before.position)
+    feed(assembly, *message("two ", 2, 1), *message("three", 4, 2))
+    assert said(feed(assembly, event(ITEM, 9, index=2)))[0] == ("reset", "")
+    final = snapshot(RunStatus.COMPLETED, "one two three", items=3)
+    assert said(end(assembly, final)) == [("end", "one two three")]
+
+
 def test_whoever_stops_at_a_reset_gets_the_item_once_more_and_no_second_reset() -> None:
     before = Assembly()
     feed(before, *message("one ", 0, 0), *message("two", 2, 1))

@@ -50,7 +50,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert all((run_id in self.queue) == any(run_id == entry[2] for entry in self.model) for run_id in "abcdefgh")
 
 
-QueueMachine.TestCase.settings = settings(settings(), stateful_step_count=30)
+QueueMachine.TestCase.settings = settings(stateful_step_count=30)
 TestQueue = QueueMachine.TestCase
 
 

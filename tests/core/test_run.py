@@ -414,6 +414,15 @@ def test_a_poll_beside_a_stream_brings_no_text_twice() -> None:
     assert run.assembly.position.chars == 5
 
 
+def test_a_poll_between_two_connections_brings_no_text_that_the_next_one_is_to_bring() -> None:
+    run = streamed(*HELLO[:-1])
+    run.feed(StreamEnded(), T0)
+    run.feed(StreamEnded(), T0)
+    run.feed(Due(), T0 + 1)
+    assert run.feed(Polled(snapshot(text="Hello")), T0 + 1)[0] == Attach(3)
+    assert text_of(run.feed(Streamed(HELLO[-1:]), T0 + 1)) == "lo"
+
+
 @pytest.mark.parametrize("kind", [END, STATUS, ERROR])
 def test_the_status_ends_a_run_and_not_the_events_name(kind: EventKind) -> None:
     run = streamed()
@@ -440,7 +449,7 @@ def test_an_end_below_the_cursor_is_no_repeat() -> None:
 def test_a_replay_does_not_turn_the_status_back() -> None:
     run = streamed()
     run.feed(StreamEnded(), T0)
-    run.feed(Streamed(HELLO), T0)
+    run.feed(Streamed(HELLO[:1]), T0)
     assert run.record.status is RUNNING
 
 

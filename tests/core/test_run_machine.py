@@ -68,8 +68,20 @@ def joined(updates: Sequence[AgentRunResponseUpdate]) -> str:
 
 
 class RunMachine(RuleBasedStateMachine):
-    @initialize(story=stories, stream=st.booleans(), opened=st.booleans(), bound=st.booleans(), seed=st.integers(0, 9))
-    def start(self, story: Story, stream: bool, opened: bool, bound: bool, seed: int) -> None:
+    @initialize(
+        story=stories,
+        stream=st.sampled_from([True, True, False]),
+        opened=st.booleans(),
+        bound=st.booleans(),
+        faithful=st.booleans(),
+        seed=st.integers(0, 9),
+    )
+    def start(self, story: Story, stream: bool, opened: bool, bound: bool, faithful: bool, seed: int) -> None:
+        if faithful:
+            story = replace(story, numbered=True, rewrites=False)
+
+        self.faithful = faithful
+        """The service sends no text that does not belong to the final one: then nothing is ever taken back."""
         self.service = Service(story)
         self.draw = random.Random(seed).random
         self.policy = PollPolicy(max_age=600.0 if bound else None)
@@ -164,7 +176,7 @@ class RunMachine(RuleBasedStateMachine):
     def the_service_works(self, more: int) -> None:
         self.service.head = min(self.service.head + more, len(self.service.log))
 
-    @precondition(lambda self: self.is_live() and not self.service.ended)
+    @precondition(lambda self: not self.faithful and self.is_live() and not self.service.ended)
     @rule(index=st.integers(0, 2), items=items)
     def the_service_begins_an_item_again(self, index: int, items: Sequence[Sequence[str]]) -> None:
         self.service.begins_again(index, items)
@@ -179,16 +191,21 @@ class RunMachine(RuleBasedStateMachine):
         self.tell(Streamed(events))
 
     @precondition(is_streaming)
+    @rule()
+    def an_event_arrives(self) -> None:
+        self.events_arrive(count=1)
+
+    @precondition(is_streaming)
     @rule(count=st.integers(0, 6))
     def events_arrive(self, count: int) -> None:
         assert self.stream_at is not None
-        end = min(self.stream_at + count, self.service.head)
-        events = self.service.log[self.stream_at : end]
-        self.stream_at = max(end, self.stream_at)
+        events = self.service.log[self.stream_at : self.stream_at + count]
+        self.stream_at += len(events)
+        self.service.head = max(self.service.head, self.stream_at)
         self.send(events)
 
     @precondition(is_streaming)
-    @rule(back=st.integers(1, 8), count=st.integers(0, 9))
+    @rule(back=st.integers(1, 8), count=st.integers(1, 9))
     def events_arrive_again(self, back: int, count: int) -> None:
         assert self.stream_at is not None
         self.stream_at = max(self.stream_at - back, 0)
@@ -198,9 +215,9 @@ class RunMachine(RuleBasedStateMachine):
     @precondition(is_streaming)
     @rule()
     def everything_is_replayed(self) -> None:
-        self.events_arrive_again(back=len(self.service.log), count=len(self.service.log))
+        self.events_arrive_again(back=len(self.service.log), count=self.service.head)
 
-    @precondition(lambda self: self.is_streaming() and self.stream_at + 1 < self.service.head)
+    @precondition(lambda self: not self.faithful and self.is_streaming() and self.stream_at + 1 < self.service.head)
     @rule()
     def an_event_is_lost(self) -> None:
         assert self.stream_at is not None
@@ -212,7 +229,7 @@ class RunMachine(RuleBasedStateMachine):
     def an_event_without_a_number_arrives(self, kind: EventKind) -> None:
         self.send([StreamEvent(kind, {"type": "unknown"})])
 
-    @precondition(is_streaming)
+    @precondition(lambda self: not self.faithful and self.is_streaming())
     @rule(text=pieces)
     def text_without_a_number_arrives(self, text: str) -> None:
         if self.run.record.ref is not None:
@@ -289,7 +306,7 @@ class RunMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(update.continuation_token for update in self.journal))
     @rule(data=st.data())
     def another_goes_on_from_a_token(self, data: st.DataObject) -> None:
-        tokens = [update.continuation_token for update in self.journal if update.continuation_token]
+        tokens = [update.continuation_token for update in reversed(self.journal) if update.continuation_token]
         token = data.draw(st.sampled_from(tokens))
         del self.journal[token.position.seq :]
         self.saved = record(stream=token.streamed, ref=token.ref)
@@ -383,9 +400,11 @@ class RunMachine(RuleBasedStateMachine):
         assert not self.is_live()
         self.all_holds()
 
+    @precondition(lambda self: self.run.phase not in (Phase.STARTING, *SETTLED))
+    @rule()
     def take_the_next_good_step(self) -> None:
         if self.stream_at is not None and self.stream_at < self.service.head:
-            self.events_arrive(len(self.service.log))
+            self.events_arrive(self.service.head - self.stream_at)
         elif self.polling:
             self.a_poll_is_answered(ago=0, other=False)
         elif self.stream_at is not None:
@@ -394,5 +413,5 @@ class RunMachine(RuleBasedStateMachine):
             self.the_time_comes(late=0.0)
 
 
-RunMachine.TestCase.settings = settings(stateful_step_count=40)
+RunMachine.TestCase.settings = settings(max_examples=4 * settings().max_examples, stateful_step_count=40)
 TestRunMachine = RunMachine.TestCase
