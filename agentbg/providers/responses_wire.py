@@ -27,6 +27,8 @@ CALLS = frozenset({"function_call", "custom_tool_call", "computer_call", "local_
 """Items that the client must answer with an output of the same `call_id`."""
 APPROVALS = frozenset({"mcp_approval_request"})
 KEEPALIVES = frozenset({"keepalive", "ping"})
+MAX_ITEMS = 65_536
+"""A run has a few hundred output items at most. A larger index is none: a position holds a bit for each item."""
 
 MakeRef = Callable[[str], RunRef]
 
@@ -72,17 +74,16 @@ def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None
 def read_event(event: JSON, make_ref: MakeRef) -> StreamEvent:
     """One event of a stream. What it means is read from its content; its name decides only where that is silent."""
     name = _word(event.get("type"))
-    cursor = event.get("sequence_number")
-    cursor = cursor if isinstance(cursor, int) else None
+    cursor = _whole(event.get("sequence_number"))
     if name == "response.output_text.delta":
         return StreamEvent(EventKind.TEXT, event, _word(event.get("delta")), cursor, _index(event))
 
     response = event.get("response")
-    if isinstance(response, Mapping):
-        return _read_lifecycle(name, event, cast("JSON", response), cursor, make_ref)
-
     if name == "error":
         return StreamEvent(EventKind.ERROR, event, cursor=cursor, error=_event_error(event))
+
+    if isinstance(response, Mapping):
+        return _read_lifecycle(name, event, cast("JSON", response), cursor, make_ref)
 
     if name == "response.output_item.added":
         return StreamEvent(EventKind.ITEM, event, cursor=cursor, index=_index(event))
@@ -133,8 +134,10 @@ def _error(body: JSON) -> RunErrorInfo | None:
 
 
 def _event_error(event: JSON) -> RunErrorInfo:
-    """An `error` event is flat in the documents, and often nested on the wire."""
-    nested = event.get("error")
+    """An `error` event is flat in the documents, and often nested on the wire, sometimes in a whole response."""
+    response = event.get("response")
+    holder = cast("JSON", response) if isinstance(response, Mapping) else event
+    nested = holder.get("error")
     fields = cast("JSON", nested) if isinstance(nested, Mapping) else event
     return RunErrorInfo(_word(fields.get("code")) or "error", _word(fields.get("message")))
 
@@ -164,8 +167,12 @@ def _mappings(value: Any) -> list[JSON]:
 
 
 def _index(event: JSON) -> int | None:
-    index = event.get("output_index")
-    return index if isinstance(index, int) and index >= 0 else None
+    index = _whole(event.get("output_index"))
+    return index if index is not None and 0 <= index < MAX_ITEMS else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _word(value: Any) -> str:
