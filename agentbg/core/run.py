@@ -306,9 +306,7 @@ class Run:
         return self._end(RunStatus.EXPIRED, "deadline", "The run's deadline passed before it ended.", now)
 
     def _refuse_open(self, event: StreamEvent, now: float, updates: Sequence[AgentRunResponseUpdate]) -> list[Command]:
-        error = event.error or RunErrorInfo(
-            "error", "The service ended the stream with an error before it named the run."
-        )
+        error = event.error or RunErrorInfo("error", "The service sent an error before it named the run.")
         return self._end(RunStatus.FAILED, error.code, error.message, now, updates)
 
     def _known(self) -> Snapshot:
@@ -386,7 +384,7 @@ class Run:
         return [Poll()]
 
     def _release(self, now: float) -> list[Command]:
-        return [*self._detach(), *self._ask(now)]
+        return [*self._detach(now), *self._ask(now)]
 
     def _attach(self, now: float) -> list[Command]:
         self._attached, self._fresh = True, False
@@ -395,10 +393,7 @@ class Run:
     def _watch(self, now: float) -> list[Command]:
         return self._wake(now + self._stream.quiet)
 
-    def _settle(self, _now: float) -> list[Command]:
-        return self._detach()
-
-    def _detach(self) -> list[Command]:
+    def _detach(self, _now: float) -> list[Command]:
         attached, self._attached = self._attached, False
         return [Detach()] if attached else []
 
@@ -429,7 +424,7 @@ class Run:
         Action.RELEASE: _release,
         Action.ATTACH: _attach,
         Action.WATCH: _watch,
-        Action.SETTLE: _settle,
+        Action.SETTLE: _detach,
     }
 
 
