@@ -133,32 +133,38 @@ async def test_an_unreachable_host_is_tried_again_and_then_named(streamed: bool)
 
 
 async def test_a_token_that_is_none_is_refused_before_anything_is_sent() -> None:
-    async with ResponsesServer(script=LONG) as server, ResponsesServer() as other, agent_of(server) as agent:
-        async with agent_of(other) as foreign, runtime_of() as runtime, bounded():
-            token = str((await runtime.submit(agent, "go")).token)
-            server.requests.clear()
-            signed = ContinuationToken.parse(token).sign(b"key")
-            at = len(token) // 2
-            cases: list[tuple[str, Agent[str], type[Exception], str]] = [
-                ("", agent, TokenMalformed, "not a continuation token"),
-                ("resp_123", agent, TokenMalformed, "not a continuation token"),
-                (token[:-3], agent, TokenMalformed, "damaged"),
-                (token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :], agent, TokenMalformed, "damaged"),
-                (signed, agent, TokenTampered, "pass the key it was signed with"),
-                (token, foreign, TokenForeign, "another endpoint"),
-            ]
-            for text, user, kind, words in cases:
-                thread, options = user.get_new_thread(), background(text)
-                with pytest.raises(kind, match=words):
-                    await user.run(thread=thread, options=options)
+    async with (
+        ResponsesServer(script=LONG) as server,
+        ResponsesServer() as other,
+        agent_of(server) as agent,
+        agent_of(other) as foreign,
+        runtime_of() as runtime,
+        bounded(),
+    ):
+        token = str((await runtime.submit(agent, "go")).token)
+        server.requests.clear()
+        signed = ContinuationToken.parse(token).sign(b"key")
+        at = len(token) // 2
+        cases: list[tuple[str, Agent[str], type[Exception], str]] = [
+            ("", agent, TokenMalformed, "not a continuation token"),
+            ("resp_123", agent, TokenMalformed, "not a continuation token"),
+            (token[:-3], agent, TokenMalformed, "damaged"),
+            (token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :], agent, TokenMalformed, "damaged"),
+            (signed, agent, TokenTampered, "pass the key it was signed with"),
+            (token, foreign, TokenForeign, "another endpoint"),
+        ]
+        for text, user, kind, words in cases:
+            thread, options = user.get_new_thread(), background(text)
+            with pytest.raises(kind, match=words):
+                await user.run(thread=thread, options=options)
 
-                with pytest.raises(kind, match=words):
-                    user.run_streaming(thread=thread, options=options)
+            with pytest.raises(kind, match=words):
+                user.run_streaming(thread=thread, options=options)
 
-                with pytest.raises(kind, match=words):
-                    await runtime.resume(text, agent=user)
+            with pytest.raises(kind, match=words):
+                await runtime.resume(text, agent=user)
 
-            assert server.count("POST") == other.count("POST") == other.count("GET") == 0
+        assert server.count("POST") == other.count("POST") == other.count("GET") == 0
 
 
 async def test_calls_that_cannot_be_right_are_refused_before_anything_is_sent() -> None:
@@ -166,17 +172,17 @@ async def test_calls_that_cannot_be_right_are_refused_before_anything_is_sent() 
         handle = await runtime.submit(agent, "go")
         server.requests.clear()
         thread, token = agent.get_new_thread(), handle.token
-        for words, input, options in [
+        for words, asked, options in [
             ("No input may come with a continuation token", "go", background(token)),
             ("nothing to run", None, background()),
             ("nothing to run", None, None),
             ("input is empty", [], background()),
         ]:
             with pytest.raises(UsageError, match=words):
-                await agent.run(input, thread, options)
+                await agent.run(asked, thread, options)
 
             with pytest.raises(UsageError, match=words):
-                agent.run_streaming(input, thread, options)
+                agent.run_streaming(asked, thread, options)
 
         for call in (agent.run, agent.run_streaming):
             with pytest.raises(UsageError, match="needs a thread"):
@@ -244,16 +250,20 @@ async def test_a_run_without_a_result_says_why(streamed: bool) -> None:
         "approval": (approval, InputRequired, "waits for its user"),
     }
     for script, kind, words in scripts.values():
-        async with ResponsesServer(script=script) as server, agent_of(server) as agent, runtime_of() as runtime:
-            async with bounded():
-                handle = await runtime.submit(agent, "go", stream=streamed)
-                with pytest.raises(kind, match=words) as ended:
-                    await handle
+        async with (
+            ResponsesServer(script=script) as server,
+            agent_of(server) as agent,
+            runtime_of() as runtime,
+            bounded(),
+        ):
+            handle = await runtime.submit(agent, "go", stream=streamed)
+            with pytest.raises(kind, match=words) as ended:
+                await handle
 
-                assert ended.value.handle is handle
-                assert ended.value.response.response_id == server.run().id
-                assert ended.value.token is None
-                assert await handle.wait() is handle.status
+            assert ended.value.handle is handle
+            assert ended.value.response.response_id == server.run().id
+            assert ended.value.token is None
+            assert await handle.wait() is handle.status
 
 
 @both
