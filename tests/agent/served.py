@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,3 +29,14 @@ def background(token: Any = None, **extra: Any) -> AgentRunOptions:
 
 def joined(updates: Iterable[AgentRunResponseUpdate]) -> str:
     return "".join(update.text for update in updates)
+
+
+async def poll_to_end(agent, thread, input="A story", pause=0.01):
+    options = background()
+    response = await agent.run(input, thread, options)
+    while response.continuation_token is not None:
+        await asyncio.sleep(pause)
+        options.continuation_token = response.continuation_token
+        response = await agent.run(thread=thread, options=options)
+
+    return response

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from pydantic import BaseModel, TypeAdapter
-from served import background, joined, served
+from served import background, joined, poll_to_end, served
 
 from agentbg import AgentRunOptions, ContinuationToken, Message, RunStatus, UpdateType, UsageError
 from agentbg.testing.server import Fault, FunctionCall, Reply, Script, Status
@@ -299,17 +299,6 @@ async def test_x3_a_run_that_waits_for_its_user_has_no_token():
         response = await poll_to_end(agent, thread, "Look it up")
         assert response.status is RunStatus.INPUT_REQUIRED
         assert response.continuation_token is None
-
-
-async def poll_to_end(agent, thread, input="A story", pause=0.01):
-    options = background()
-    response = await agent.run(input, thread, options)
-    while response.continuation_token is not None:
-        await asyncio.sleep(pause)
-        options.continuation_token = response.continuation_token
-        response = await agent.run(thread=thread, options=options)
-
-    return response
 
 
 async def test_x4_an_18_event_stream_is_resumed_from_9_and_yields_exactly_10_to_17():

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
-from served import background, served
-from test_seed_conformance import poll_to_end
+from served import background, poll_to_end, served
 
 from agentbg import Agent, Message, OutputInvalid, RunStatus, UsageError
 from agentbg.providers import Cap, OpenAIResponses
