@@ -341,11 +341,15 @@ async def test_a_runtime_that_is_closed_tells_those_who_wait(streamed: bool) -> 
 async def test_an_exception_inside_a_runtime_comes_out_alone_and_cancels_nothing() -> None:
     async with ResponsesServer(script=LONG) as server, agent_of(server) as agent, bounded():
         before = asyncio.all_tasks()
-        with pytest.raises(KeyError):
+
+        async def stumble() -> None:
             async with runtime_of() as runtime:
                 handle = await runtime.submit(agent, "a story", stream=True)
                 await anext(handle.stream())
                 raise KeyError
+
+        with pytest.raises(KeyError):
+            await stumble()
 
         assert server.run().status == "in_progress"
         await settle()
