@@ -68,7 +68,8 @@ class Run:
         self.assembly = Assembly(record.position)
         self._poll, self._stream, self._draw, self._parse = poll, stream, draw, parse
         self._started = now - age
-        self._deadline = self._started + min(_allowed(record), _or_ever(poll.max_age))
+        known_since = now if record.request is None else self._started  # a token's run may be older than any bound
+        self._deadline = min(self._started + _allowed(record), known_since + _or_ever(poll.max_age))
         self._last_seen = self._started  # when the service last knew the run
         self._last_change = now
         self._hint: float | None = None

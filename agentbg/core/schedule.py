@@ -60,7 +60,8 @@ class PollPolicy:
     missing_grace: float = 60.0
     """How long after the service last knew the run a 404 counts as "not yet": some services need up to 33 s."""
     max_age: float | None = 86_400.0
-    """A run that is older expires: nothing waits for ever. None for no bound."""
+    """A run that is older expires: nothing waits for ever. None for no bound. Of a run that was taken up by its token,
+    the age counts from then."""
     stall_after: float = 900.0
     """A live run that shows no change for so long counts as stalled."""
 

@@ -20,6 +20,8 @@ STATUSES: Mapping[str, RunStatus] = {
     "incomplete": RunStatus.INCOMPLETE,
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
+    "canceled": RunStatus.CANCELLED,  # as other vendors spell it
+    "expired": RunStatus.EXPIRED,
 }
 """A word that is not here counts as RUNNING."""
 

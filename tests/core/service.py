@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
-from agentbg.core.model import Cursor, EventKind, RunErrorInfo, RunRef, Snapshot, StreamEvent
+from agentbg.core.model import Cursor, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent
 from agentbg.core.record import RunRecord
 from agentbg.core.status import RunStatus
 
@@ -17,7 +17,8 @@ FILLERS = (EventKind.PROGRESS, EventKind.KEEPALIVE)
 
 
 def record(*, stream: bool = True, ref: RunRef | None = None) -> RunRecord:
-    return RunRecord("r1", "agent", "model", "here", stream, created_at=1000.0, ref=ref)
+    request = StartRequest(input=[])
+    return RunRecord("r1", "agent", "model", "here", stream, created_at=1000.0, request=request, ref=ref)
 
 
 def event(

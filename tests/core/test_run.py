@@ -601,3 +601,15 @@ def test_a_snapshot_without_a_ref_leaves_the_runs_own() -> None:
     run = polled()
     run.feed(Polled(Snapshot(None, COMPLETED, "completed", "Hello")), T0)
     assert run.response.response_id == REF.id
+
+
+def test_a_run_taken_up_by_its_token_has_its_whole_time_from_then():
+    poll = PollPolicy(max_age=3600.0)
+    asked, taken_up = record(stream=False), record(stream=False)
+    asked.request, taken_up.request = StartRequest(input=[]), None
+    for run, alive in ((new(asked, poll=poll, age=7200.0), False), (new(taken_up, poll=poll, age=7200.0), True)):
+        run.record.ref = REF
+        run.begin(T0)
+        run.feed(Due(), T0 + 1)
+        run.feed(Polled(snapshot()), T0 + 1)
+        assert run.record.status.live is alive
