@@ -67,8 +67,8 @@ def raise_if_not_started(seen: Observation, run_id: str | None) -> None:
 
     if isinstance(seen, StartLost):
         raise SubmitUnknown(
-            f"The start was sent and its answer was lost, so the run may exist and may cost money: {seen.reason} "
-            f"It is not sent again; look at the service's own list of runs before you do.",
+            f"The start was sent and its answer was lost, so the run may exist and may cost money: "
+            f"{seen.reason.rstrip('.')}. It is not sent again; look at the service's own list of runs before you do.",
             run_id=run_id,
             reason=seen.reason,
         )
