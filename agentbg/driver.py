@@ -16,6 +16,7 @@ from .core.messages import (
     Cancel,
     CancelAnswered,
     CancelAsked,
+    CancelFailed,
     Command,
     Commit,
     Complain,
@@ -220,14 +221,14 @@ class Driver:
                     return
 
     async def _send_cancel(self, live: LiveRun) -> None:
-        """A service that cannot answer is not asked for ever; the truth comes from the polls that follow."""
         calls, ref = live.service
+        seen: CancelAnswered | CancelFailed
         failure: ProviderError | None = None
         try:
             async with self._limit:
                 seen = await calls.cancel(ref)
         except ProviderError as error:
-            seen, failure = CancelAnswered(), error
+            seen, failure = CancelFailed(), error
 
         await self.tell(live, seen)
         _resolve(live.cancelling, failure)

@@ -1,10 +1,11 @@
 """Events and snapshots in, updates out: nothing twice, nothing missing, and the final text is the truth.
 
-Four things can be wrong with a stream, and each has one answer here:
+Five things can be wrong with a stream, and each has one answer here:
 
 - an event at or below the cursor was seen before: it is dropped, and counted;
 - a gap in the service's numbers means nothing: services skip numbers;
 - an output item that begins a second time voids what was delivered of it: a RESET says what stands;
+- a connection without a cursor to go on after begins at the beginning: its first content voids what was delivered;
 - whatever happened, at the end the delivered text is compared with the final one: the missing tail is delivered, or,
   where the final text does not begin with what was delivered, a RESET with the final text.
 """
@@ -27,6 +28,8 @@ _TYPES = {
     EventKind.ERROR: UpdateType.ERROR,
     EventKind.END: UpdateType.STATUS,  # of a run that goes on; a real end goes through `finish`
 }
+_CONTENT = frozenset({EventKind.ITEM, EventKind.TEXT, EventKind.PROGRESS})
+"""More of the answer. Anything else a service can say for ever, to every connection."""
 
 
 class Assembly:
@@ -41,6 +44,12 @@ class Assembly:
         self._parts: list[tuple[int, str]] = []
         # True while text of before this object (a resumed run's) stands, of which there is only the digest.
         self._inherited = position.chars > 0
+        self.fresh = False
+        """True once the open connection has brought what no other did. Content sent again is not new, even under later
+        numbers: then only more text than ever is."""
+        self._resent = False  # the open connection sends again what was delivered
+        self._from_start = False  # ... or will, as soon as it brings content
+        self._furthest = position.chars  # the most text ever delivered
 
     @property
     def text(self) -> str:
@@ -61,6 +70,13 @@ class Assembly:
             and event.kind is not EventKind.END
         )
 
+    def connect(self) -> Cursor | None:
+        """A connection is to be opened: the cursor to go on after."""
+        at = self.position
+        self.fresh = self._resent = False
+        self._from_start = at.cursor is None and bool(at.chars or at.items)
+        return at.cursor
+
     def add(self, event: StreamEvent) -> list[AgentRunResponseUpdate]:
         """The updates that an event makes that ends nothing: one, two around a restart, none for what says nothing."""
         if self.is_repeat(event):
@@ -71,10 +87,16 @@ class Assembly:
             self.position = replace(self.position, cursor=_later(self.position.cursor, event.cursor))
             return []
 
+        updates = self._void(0) if self._from_start and event.kind in _CONTENT else []
         if event.kind is EventKind.ITEM and event.index is not None:
-            return [*self._begin(event.index), self._update(UpdateType.ITEM, event=event)]
+            updates += self._begin(event.index)
 
-        return [self._update(_TYPES[event.kind], event.text, event=event)]
+        seen = self.position.cursor
+        updates.append(self._update(_TYPES[event.kind], event.text, event=event))
+        moved = event.kind in _CONTENT and self.position.cursor != seen and not self._resent
+        self.fresh = self.fresh or moved or self.position.chars > self._furthest
+        self._furthest = max(self._furthest, self.position.chars)
+        return updates
 
     def follow(self, snapshot: Snapshot) -> list[AgentRunResponseUpdate]:
         """The updates that bring a consumer up to a snapshot of a run that goes on. A stale snapshot brings nothing."""
@@ -119,6 +141,7 @@ class Assembly:
         return resets
 
     def _void(self, index: int) -> list[AgentRunResponseUpdate]:
+        self._resent, self._from_start = True, False
         self._mark(self.position.items & ((1 << index) - 1))
         kept = [] if self._inherited else [part for part in self._parts if part[0] < index]
         if len(kept) == len(self._parts) and not self._inherited:

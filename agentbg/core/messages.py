@@ -74,6 +74,11 @@ class CancelAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelFailed:
+    """The service could not take a cancel, and whoever asked for it is told so: the run goes on as before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """The time of the last `WakeAt` has come."""
 
@@ -88,6 +93,7 @@ Observation = (
     | StreamEnded
     | CancelAsked
     | CancelAnswered
+    | CancelFailed
     | Due
 )
 

@@ -22,6 +22,7 @@ from .messages import (
     Cancel,
     CancelAnswered,
     CancelAsked,
+    CancelFailed,
     Command,
     Commit,
     Complain,
@@ -77,9 +78,7 @@ class Run:
         self._faults = 0  # polls that failed in a row
         self._error: ProviderError | None = None  # of the last failed poll
         self._attached = False  # a stream is open, or being opened
-        self._fresh = False  # ... and has brought something new
         self._dry = 0  # connections in a row that brought nothing new
-        self._furthest = record.position.chars  # the most text ever delivered; a replay is no progress
         if record.ref is not None:
             self._identify(record.ref)
 
@@ -186,10 +185,10 @@ class Run:
             self._give_up_streaming()
             return [Commit(), *self._move(Signal.REFUSED, now)]
 
-        if not self._fresh:
+        if not self.assembly.fresh:
             self._count_dry()
 
-        return self._move(Signal.CUT if self._fresh else Signal.DRY, now)
+        return self._move(Signal.CUT if self.assembly.fresh else Signal.DRY, now)
 
     def _on_cancel_asked(self, _seen: CancelAsked, _now: float) -> list[Command]:
         self.record.cancel_requested = True
@@ -201,6 +200,11 @@ class Run:
             return self._show(seen.snapshot, now)
 
         return self._move(Signal.CANCELLING, now)
+
+    def _on_cancel_failed(self, _seen: CancelFailed, _now: float) -> list[Command]:
+        self.record.cancel_requested = False
+        self._reissue()
+        return [Commit()]
 
     def _on_due(self, _seen: Due, now: float) -> list[Command]:
         """At the deadline, too, the service is asked: it may have ended the run while nobody looked."""
@@ -324,16 +328,11 @@ class Run:
         return updates
 
     def _note_progress(self, before: Position, now: float) -> None:
-        """Progress is a later cursor, or more text than ever. A replay without cursors is none."""
-        at = self.assembly.position
-        if at.cursor != before.cursor or at.chars > self._furthest:
-            self._fresh = True
+        if self.assembly.fresh:
             self._dry = 0
 
-        if at.seq != before.seq:
+        if self.assembly.position.seq != before.seq:
             self._last_change = now
-
-        self._furthest = max(self._furthest, at.chars)
 
     def _may_stream(self) -> bool:
         return self.record.stream and not self.record.refused and not self.record.cancel_requested
@@ -388,8 +387,8 @@ class Run:
         return [*self._detach(now), *self._ask(now)]
 
     def _attach(self, now: float) -> list[Command]:
-        self._attached, self._fresh = True, False
-        return [Attach(self.assembly.position.cursor), *self._watch(now)]
+        self._attached = True
+        return [Attach(self.assembly.connect()), *self._watch(now)]
 
     def _watch(self, now: float) -> list[Command]:
         return self._wake(now + self._stream.quiet)
@@ -411,6 +410,7 @@ class Run:
         StreamEnded: _on_stream_ended,
         CancelAsked: _on_cancel_asked,
         CancelAnswered: _on_cancel_answered,
+        CancelFailed: _on_cancel_failed,
         Due: _on_due,
     }
 

@@ -118,6 +118,25 @@ async def test_a_cancel_that_the_service_cannot_take_is_an_error_and_the_run_goe
 
 
 @virtual_time
+async def test_a_cancel_that_failed_is_not_sent_again_by_a_later_process():
+    store, provider = MemoryStore(), ScriptedProvider.text("done", seconds=600, deltas=20)
+    provider.fail("cancel", times=None)
+    agent = Agent(provider)
+    async with runtime(store) as running:
+        handle = await running.submit(agent, "x", stream=True)
+        with pytest.raises(ServiceUnavailable):
+            await handle.cancel()
+
+        assert handle.token.streamed
+
+    sent = provider.count("cancel")
+    async with runtime(store, agents=[agent]) as running:
+        assert (await (await running.get(handle.id))).text == "done"
+
+    assert provider.count("cancel") == sent
+
+
+@virtual_time
 async def test_handles_come_as_they_complete():
     agent = Agent(ScriptedProvider(*(RunScript.text(f"after {seconds}", seconds=seconds) for seconds in (90, 5, 40))))
     async with runtime() as running:
