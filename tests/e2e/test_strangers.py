@@ -1,0 +1,148 @@
+"""Against a server that knows nothing of agentbg: plain asyncio, and habits that the servers of strangers have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from agentbg import Agent, AgentRuntime
+
+from .helpers import POLL, STREAM, agent_of, bounded, check, collect
+
+TEXT = "".join(f"wört{number} 🦊 " for number in range(20))
+
+
+@dataclass
+class Stranger:
+    """One run, done from the start. Subclasses have the habits."""
+
+    port: int = 0
+    cut_after: int | None = None
+    """Each stream ends after so many events, as if by a proxy with little patience."""
+    items: bool = True
+    """Whether a stream says that an output item begins."""
+    requests: list[str] = field(default_factory=list)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def events(self) -> list[dict[str, Any]]:
+        added = {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}}
+        deltas = [{"type": "response.output_text.delta", "output_index": 0, "delta": part} for part in parts()]
+        created = {"type": "response.created", "response": self.response("in_progress")}
+        return [
+            created,
+            *([added] if self.items else []),
+            *deltas,
+            {"type": "response.completed", "response": self.response()},
+        ]
+
+    def response(self, status: str = "completed") -> dict[str, Any]:
+        content = [{"type": "output_text", "text": TEXT}]
+        output = [{"type": "message", "role": "assistant", "content": content}] if status == "completed" else []
+        return {"id": "resp_1", "status": status, "output": output}
+
+    def stream(self, after: int | None) -> list[dict[str, Any]]:
+        """What a stream says, from the start or after a number."""
+        return self.events()[: self.cut_after]
+
+    async def answer(self, method: str, target: str, body: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        query = dict(pair.split("=") for pair in target.partition("?")[2].split("&") if pair)
+        if body.get("stream") or query.get("stream") == "true":
+            after = query.get("starting_after")
+            write(writer, "text/event-stream", sse(self.stream(None if after is None else int(after))))
+        else:
+            write(writer, "application/json", json.dumps(self.response("queued" if method == "POST" else "completed")))
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+            method, target, _ = head[0].split()
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            self.requests.append(f"{method} {target}")
+            await self.answer(method, target, json.loads(body or "{}"), writer)
+            await writer.drain()
+
+        writer.close()
+
+
+def parts() -> list[str]:
+    return [f"{word} " for word in TEXT.split(" ")[:-1]]
+
+
+def sse(events: list[dict[str, Any]]) -> str:
+    return "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
+
+
+def write(writer: asyncio.StreamWriter, kind: str, body: str, status: str = "200 OK", headers: str = "") -> None:
+    """An answer of HTTP/1.0: it ends with the connection."""
+    writer.write(f"HTTP/1.0 {status}\r\ncontent-type: {kind}\r\n{headers}\r\n{body}".encode())
+
+
+@asynccontextmanager
+async def served(stranger: Stranger) -> AsyncIterator[Stranger]:
+    server = await asyncio.start_server(stranger.serve, "127.0.0.1", 0)
+    stranger.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield stranger
+
+
+@asynccontextmanager
+async def driven(stranger: Stranger, **settings: Any) -> AsyncIterator[tuple[AgentRuntime, Agent[Any]]]:
+    """A runtime and an agent at this server."""
+    settings = {"poll": POLL, "stream": STREAM, **settings}
+    async with served(stranger), agent_of(stranger.base_url) as agent, bounded(), AgentRuntime(**settings) as runtime:
+        yield runtime, agent
+
+
+@dataclass
+class Numberless(Stranger):
+    """No sequence numbers: each stream begins at the beginning."""
+
+
+@dataclass
+class GlobalNumbers(Stranger):
+    """One counter for all connections, and no ear for a cursor: what is sent again has later numbers."""
+
+    sent: int = 0
+
+    def stream(self, after: int | None) -> list[dict[str, Any]]:
+        numbered = [event | {"sequence_number": self.sent + place} for place, event in enumerate(super().stream(after))]
+        self.sent += len(numbered)
+        return numbered
+
+
+@dataclass
+class OnlyAlive(GlobalNumbers):
+    """A stream that is taken up again says that it is alive, under a new number, and ends."""
+
+    def stream(self, after: int | None) -> list[dict[str, Any]]:
+        if after is None:
+            return super().stream(after)
+
+        self.sent += 1
+        return [{"type": "keepalive", "sequence_number": self.sent}]
+
+
+@pytest.mark.parametrize("cut_after", [3, 9])
+@pytest.mark.parametrize(
+    ("kind", "items"), [(Numberless, True), (Numberless, False), (GlobalNumbers, True), (OnlyAlive, True)]
+)
+async def test_a_stream_that_only_repeats_itself_is_given_up_for_a_poll(
+    kind: type[Stranger], items: bool, cut_after: int
+) -> None:
+    stranger = kind(cut_after=cut_after, items=items)
+    async with driven(stranger) as (runtime, agent):
+        handle = await runtime.submit(agent, "a story", stream=True)
+        updates = await collect(handle.stream())
+
+    check(updates, TEXT)
+    assert len(stranger.requests) <= 2 * STREAM.attempts + 2
