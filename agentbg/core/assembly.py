@@ -45,8 +45,9 @@ class Assembly:
         # True while text of before this object (a resumed run's) stands, of which there is only the digest.
         self._inherited = position.chars > 0
         self.fresh = False
-        """True once the open connection has brought what no other did. Content sent again is not new, even under later
+        """True once the open connection has brought more of the answer. Content sent again is no more, even under later
         numbers: then only more text than ever is."""
+        self._began_at = position.cursor  # where the open connection began
         self._resent = False  # the open connection sends again what was delivered
         self._from_start = False  # ... or will, as soon as it brings content
         self._furthest = position.chars  # the most text ever delivered
@@ -55,6 +56,11 @@ class Assembly:
     def text(self) -> str:
         """What this object has delivered since the last RESET; of a resumed run, what came since."""
         return "".join(text for _, text in self._parts)
+
+    @property
+    def moved(self) -> bool:
+        """True once the open connection has brought anything that no other did, be it a sign of life."""
+        return self.fresh or self.position.cursor != self._began_at
 
     def merged(self, text: str) -> str:
         """`text` if it goes on where the delivered text ends; otherwise the delivered text, as far as it is known."""
@@ -74,6 +80,7 @@ class Assembly:
         """A connection is to be opened: the cursor to go on after."""
         at = self.position
         self.fresh = self._resent = False
+        self._began_at = at.cursor
         self._from_start = at.cursor is None and bool(at.chars or at.items)
         return at.cursor
 

@@ -78,7 +78,7 @@ class Run:
         self._faults = 0  # polls that failed in a row
         self._error: ProviderError | None = None  # of the last failed poll
         self._attached = False  # a stream is open, or being opened
-        self._dry = 0  # connections in a row that brought nothing new
+        self._dry = 0  # connections in a row that brought no more of the answer
         if record.ref is not None:
             self._identify(record.ref)
 
@@ -188,7 +188,7 @@ class Run:
         if not self.assembly.fresh:
             self._count_dry()
 
-        return self._move(Signal.CUT if self.assembly.fresh else Signal.DRY, now)
+        return self._move(Signal.CUT if self.assembly.moved and not self.record.refused else Signal.DRY, now)
 
     def _on_cancel_asked(self, _seen: CancelAsked, _now: float) -> list[Command]:
         self.record.cancel_requested = True

@@ -105,7 +105,7 @@ class StreamPolicy:
     quiet: float = 120.0
     """Nothing but keepalives for so long: ask once by a poll whether the run has ended."""
     attempts: int = 5
-    """Connections in a row that bring nothing new, until the run is only polled."""
+    """Connections in a row that bring no more of the answer, until the run is only polled."""
     reconnect: Backoff = Backoff(initial=0.2, maximum=15.0)
     """Between connections that bring nothing new. One that did is followed by the next at once."""
 
