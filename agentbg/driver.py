@@ -276,7 +276,9 @@ class Driver:
             self.require_open()
 
         assert self._group is not None, "open"
-        return self._group.create_task(self._guard(live, work), name=f"agentbg {live.id}")
+        task = self._group.create_task(self._guard(live, work), name=f"agentbg {live.id}")
+        task.add_done_callback(lambda _: work.close())  # a task that is cancelled before it begins awaits nothing
+        return task
 
     async def _guard(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> None:
         """One run's trouble is not another's: the run is let go of, and those who wait for it are told."""

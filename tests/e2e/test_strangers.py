@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentbg import Agent, AgentRuntime
+from agentbg import Agent, AgentRuntime, RunStatus
 
 from .helpers import POLL, STREAM, agent_of, bounded, check, collect
 
@@ -146,3 +147,30 @@ async def test_a_stream_that_only_repeats_itself_is_given_up_for_a_poll(
 
     check(updates, TEXT)
     assert len(stranger.requests) <= 2 * STREAM.attempts + 2
+
+
+@dataclass
+class EndsWithCancel(Stranger):
+    """The answer to a cancel, and the end of the stream, which names no end, come together."""
+
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def answer(self, method: str, target: str, body: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        if target.endswith("/cancel"):
+            write(writer, "application/json", json.dumps(self.response("cancelled")))
+            self.cancelled.set()
+            return
+
+        write(writer, "text/event-stream", sse(self.stream(None)[:3]))
+        await self.cancelled.wait()
+
+
+async def test_a_cancel_that_is_answered_while_the_stream_ends_leaves_no_work_undone() -> None:
+    """Whether the next connection is given up before it began is a matter of microseconds: hence so many."""
+    for _ in range(25):
+        async with driven(EndsWithCancel()) as (runtime, agent):
+            handle = await runtime.submit(agent, "a story", stream=True)
+            await anext(handle.stream())
+            assert await handle.cancel() is RunStatus.CANCELLED
+
+    gc.collect()
