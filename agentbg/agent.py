@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter
 
-from .calls import Calls
+from .calls import Calls, raise_if_not_started
 from .clock import Clock, SystemClock
 from .core.model import JSON, Snapshot, StartRequest
 from .core.position import Position
@@ -22,7 +22,7 @@ from .core.schedule import PollPolicy, RetryPolicy, StreamPolicy
 from .core.token import ContinuationToken
 from .core.update import AgentRunResponseUpdate, TokenIssuer
 from .errors import UsageError
-from .follow import follow, raise_if_not_started
+from .follow import follow
 from .providers.base import Cap, Provider, Resume
 from .stream import ResumableStream
 from .thread import AgentThread
@@ -150,7 +150,7 @@ class Agent(Generic[T]):
         token = self._check(input, thread, options)
         calls = self.calls()
         if token is not None:
-            young = self._clock.wall() - token.issued_at < PollPolicy().missing_grace
+            young = self._clock.wall() - token.issued_at < self._poll.missing_grace
             snapshot = await calls.poll_patiently(token.ref, young=young)
             return self._answer(snapshot, token, thread)
 

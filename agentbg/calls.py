@@ -9,11 +9,21 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from .core.messages import CancelAnswered, Polled, PollFailed, Started, StartFailed, StartLost, Streamed, StreamEnded
+from .core.messages import (
+    CancelAnswered,
+    Observation,
+    Polled,
+    PollFailed,
+    Started,
+    StartFailed,
+    StartLost,
+    Streamed,
+    StreamEnded,
+)
 from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
-from .errors import ProviderError, RunNotFound, ServiceUnavailable
+from .errors import ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
 from .providers.base import Provider
 
 T = TypeVar("T")
@@ -141,6 +151,20 @@ class Calls:
 
         await asyncio.sleep(self.retry.backoff.delay(attempt, self.draw, error.retry_after))
         return True
+
+
+def raise_if_not_started(seen: Observation, run_id: str | None) -> None:
+    """Raise what a failed start means to whoever asked for it: the service's refusal, or SubmitUnknown."""
+    if isinstance(seen, StartFailed):
+        raise seen.error
+
+    if isinstance(seen, StartLost):
+        raise SubmitUnknown(
+            f"The start was sent and its answer was lost, so the run may exist and may cost money: "
+            f"{seen.reason.rstrip('.')}. It is not sent again; look at the service's own list of runs before you do.",
+            run_id=run_id,
+            reason=seen.reason,
+        )
 
 
 def _shows_run(seen: Streamed) -> bool:

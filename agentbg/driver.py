@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from .calls import raise_if_not_started
 from .clock import Clock
 from .core.messages import (
     Attach,
@@ -32,7 +33,6 @@ from .core.model import StartRequest
 from .core.queue import PollQueue
 from .core.update import AgentRunResponseUpdate
 from .errors import AgentBGError, ProviderError, RuntimeClosed
-from .follow import raise_if_not_started
 from .live import LiveRun
 from .stores.base import Store
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 
-from .calls import Calls
+from .calls import Calls, raise_if_not_started
 from .clock import Clock
 from .core.messages import (
     Attach,
@@ -17,8 +16,6 @@ from .core.messages import (
     Due,
     Observation,
     Poll,
-    StartFailed,
-    StartLost,
     StreamEnded,
     WakeAt,
 )
@@ -26,7 +23,6 @@ from .core.model import StartRequest
 from .core.run import Run
 from .core.states import Phase
 from .core.update import AgentRunResponseUpdate
-from .errors import SubmitUnknown
 
 Observations = AsyncGenerator[Observation, None]
 
@@ -58,20 +54,6 @@ async def follow(
             raise_if_not_started(seen, run_id=None)
     finally:
         await pilot.close()
-
-
-def raise_if_not_started(seen: Observation, run_id: str | None) -> None:
-    """Raise what a failed start means to whoever asked for it: the service's refusal, or SubmitUnknown."""
-    if isinstance(seen, StartFailed):
-        raise seen.error
-
-    if isinstance(seen, StartLost):
-        raise SubmitUnknown(
-            f"The start was sent and its answer was lost, so the run may exist and may cost money: "
-            f"{seen.reason.rstrip('.')}. It is not sent again; look at the service's own list of runs before you do.",
-            run_id=run_id,
-            reason=seen.reason,
-        )
 
 
 class _Pilot:
@@ -125,8 +107,7 @@ class _Pilot:
         stream, self._stream = self._stream, None
         if reading is not None:
             reading.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await reading
+            await asyncio.wait({reading})  # awaiting it would take our own cancellation for its
 
         if stream is not None:
             await stream.aclose()
