@@ -55,7 +55,7 @@ class Driver:
         self.clock = clock
         self._queue = PollQueue()
         self._limit = anyio.CapacityLimiter(max_requests)
-        self._starts: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Future[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -85,22 +85,28 @@ class Driver:
             if self._supervisor is not None:
                 await asyncio.wait({self._supervisor})
 
-    def add(self, live: LiveRun) -> None:
-        """Take a run in."""
-        self.runs[live.id] = live
-
     async def start(self, live: LiveRun, request: StartRequest) -> None:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
+        self._spawn(live, self._start(live, request))
+        self.runs[live.id] = live
         live.started = _promise()
-        task = self._spawn(live, self._start(live, request))
-        self._starts.add(task)
-        live.started.add_done_callback(lambda _: self._starts.discard(task))
+        self._starts.add(live.started)
+        live.started.add_done_callback(self._starts.discard)
         await asyncio.shield(live.started)
 
     async def take_up(self, live: LiveRun) -> None:
-        """Go on with a run that was started before."""
-        async with live.lock:
-            await self._do(live, live.run.begin(self.clock.now()))
+        """Go on with a run that was started before. Raises what keeps it from being driven; it is let go of then."""
+        self.require_open()
+        if live.settled:  # it ended while its record was on the way here
+            return
+
+        self.runs[live.id] = live
+        try:
+            async with live.lock:
+                await self._do(live, live.run.begin(self.clock.now()))
+        except AgentBGError as error:
+            self._let_go(live, error)
+            raise
 
     async def tell(self, live: LiveRun, seen: Observation) -> None:
         """Tell a run's machine what happened, and do what it says."""
@@ -140,6 +146,9 @@ class Driver:
 
     async def _do(self, live: LiveRun, commands: list[Command]) -> None:
         for command in commands:
+            if live.lost is not None:  # let go of meanwhile: another `LiveRun` may drive the run by now
+                return
+
             match command:
                 case Commit():
                     await self._commit(live, command)
@@ -178,8 +187,9 @@ class Driver:
             stream.cancel()
 
     def _drop(self, live: LiveRun) -> None:
-        self.runs.pop(live.id, None)
-        self._queue.discard(live.id)
+        if self.runs.get(live.id) is live:
+            del self.runs[live.id]
+            self._queue.discard(live.id)
 
     # --- what runs under way do ---
 
@@ -253,7 +263,7 @@ class Driver:
 
     async def _schedule(self) -> None:
         """Wake each run when it is due."""
-        while True:
+        while not self._stop.is_set():
             while (run_id := self._queue.pop_due(self.clock.now())) is not None:
                 live = self.runs.get(run_id)
                 if live is not None:

@@ -172,4 +172,9 @@ class LiveRun:
     def _announce(self) -> None:
         calls, self._on_settled = self._on_settled, []
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001  a user's: it is neither the run's trouble nor the other callbacks'
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"A callback of run {self.id} failed", "exception": error}
+                )

@@ -55,14 +55,18 @@ class AgentRuntime:
             raise UsageError(f"max_requests is how many requests may be under way: at least 1, not {max_requests}.")
 
         self.clock = clock or SystemClock()
-        self._store = store or MemoryStore()
+        self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._agents: dict[str, Agent[Any]] = {}
         self._taking: dict[str, asyncio.Future[LiveRun]] = {}
+        self._resuming = asyncio.Lock()
         self._draw = draw
         self._driver = Driver(self._store, self.clock, max_requests)
         for agent in agents:
-            self._register(agent)
+            if self._agents.setdefault(agent.name, agent) is not agent:
+                raise UsageError(
+                    f"Two agents are named {agent.name!r}, and stored runs find theirs by name: pass Agent(…, name=…)."
+                )
 
     async def __aenter__(self) -> Self:
         if self._driver.used:
@@ -121,7 +125,6 @@ class AgentRuntime:
         record.deadline_at = None if deadline is None else record.created_at + deadline
         record.metadata = dict(metadata or {})
         live = self._live(record, agent)
-        self._driver.add(live)
         assert record.request is not None, "made above"
         await self._driver.start(live, record.request)
         if thread is not None:
@@ -146,14 +149,15 @@ class AgentRuntime:
         token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
         token.check_age(self.clock.wall(), agent.provider.retention)
         self._register(agent)
-        known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
-        if known is not None:
-            return BackgroundHandle(self._driver, await self._take_up(known, agent))
+        async with self._resuming:  # two that resume one token at once must find one run, not make two
+            known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
+            if known is not None:
+                return BackgroundHandle(self._driver, await self._take_up(known, agent))
 
-        record = agent.record(token, self.clock.wall(), None)
-        record.epoch = 1
-        await self._store.create(record)
-        return BackgroundHandle(self._driver, await self._drive(record, agent))
+            record = agent.record(token, self.clock.wall(), None)
+            record.epoch = 1
+            await self._store.create(record)
+            return BackgroundHandle(self._driver, await self._drive(record, agent))
 
     async def list(
         self,
@@ -206,7 +210,6 @@ class AgentRuntime:
 
     async def _drive(self, record: RunRecord, agent: Agent[Any]) -> LiveRun:
         live = self._live(record, agent)
-        self._driver.add(live)
         await self._driver.take_up(live)
         return live
 
