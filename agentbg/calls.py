@@ -89,17 +89,21 @@ class Calls:
 
     async def attach(self, ref: RunRef, after: Cursor | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
         """Stream from just after a cursor. The last observation is always that the connection ended, and how."""
-        async with aclosing(self._observed(self.provider.attach(ref, after=after))) as observations:
+        async with aclosing(self._observed(self.provider.attach(ref, after=after), self.idle)) as observations:
             async for seen in observations:
                 yield seen
 
     async def open(
         self, request: StartRequest, key: str
     ) -> AsyncGenerator[Streamed | StreamEnded | StartFailed | StartLost, None]:
-        """Start and stream. Until the run shows itself it is a start, with a start's rules; from then on a stream."""
+        """Start and stream. Until the run shows itself it is a start, with a start's rules; from then on a stream.
+
+        Until the stream is open, the answer may take as long as the client allows, as that to any start: a service
+        that ignores `background`, or a proxy that buffers, answers late, and a start given up too soon is a run lost.
+        """
         for attempt in count(1):
             begun = False
-            async with aclosing(self._observed(self.provider.open(request, key=key))) as observations:
+            async with aclosing(self._observed(self.provider.open(request, key=key), first=None)) as observations:
                 async for seen in observations:
                     if isinstance(seen, StreamEnded) and not begun:
                         break
@@ -114,12 +118,14 @@ class Calls:
                 yield _failed_start(error)
                 return
 
-    async def _observed(self, events: Events) -> AsyncGenerator[Streamed | StreamEnded, None]:
+    async def _observed(self, events: Events, first: float | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
+        """A connection's observations. `first` bounds the silence before the first, in seconds; None is no bound."""
+        allowed = first
         error: ProviderError | None = None
         async with aclosing(events):
             while True:
                 try:
-                    async with asyncio.timeout(self.idle):
+                    async with asyncio.timeout(allowed):
                         batch = await anext(events)
                 except StopAsyncIteration:
                     break
@@ -130,6 +136,7 @@ class Calls:
                     error = raised
                     break
 
+                allowed = self.idle
                 yield Streamed(batch)
 
         yield StreamEnded(error)

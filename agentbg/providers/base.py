@@ -89,7 +89,8 @@ class Provider(Protocol):
     def open(self, request: StartRequest, *, key: str | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
         """Start a run and stream it. The first snapshot carries the ref.
 
-        Yields the events that arrived together, as soon as they arrived. A service that starts the run but answers
+        Yields the events that arrived together, as soon as they arrived; none, when the stream is open and has none
+        yet: up to then the answer may take as long as that to `start`. A service that starts the run but answers
         without a stream is reported by a STATUS event with the snapshot, and then `StreamRefused`.
         """
         ...

@@ -80,6 +80,7 @@ class OpenAIResponses:
                     yield [StreamEvent(kind, snapshot.raw, snapshot=snapshot)]
                     raise StreamRefused(f"{what}: the service answered without a stream.")
 
+                yield []
                 async for events in self._events(answer.headers, answer.iter_bytes()):
                     yield events
 

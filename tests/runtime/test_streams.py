@@ -87,6 +87,17 @@ async def test_silence_is_a_cut():
 
 
 @virtual_time
+async def test_a_start_that_is_answered_late_is_not_given_up_for_silence():
+    provider = told()
+    provider.delay("open", 400)
+    async with runtime(stream=StreamPolicy(idle=20)) as running:
+        handle = await running.submit(Agent(provider), "x", stream=True)
+        check(await read(handle))
+
+    assert provider.count("open") == 1
+
+
+@virtual_time
 async def test_a_refused_stream_goes_over_to_polls_and_brings_exactly_the_missing_tail():
     provider = told(stream_window=5).cut(9)
     async with runtime() as running:
