@@ -24,6 +24,7 @@ from .errors import AuthenticationFailed as AuthenticationFailed
 from .errors import Fenced as Fenced
 from .errors import InputRequired as InputRequired
 from .errors import OutputInvalid as OutputInvalid
+from .errors import PreviousRunNotFound as PreviousRunNotFound
 from .errors import ProviderError as ProviderError
 from .errors import RequestRejected as RequestRejected
 from .errors import RunCancelled as RunCancelled

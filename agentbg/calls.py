@@ -23,7 +23,7 @@ from .core.messages import (
 from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
-from .errors import ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
+from .errors import PreviousRunNotFound, ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
 from .providers.base import Provider
 
 T = TypeVar("T")
@@ -40,12 +40,13 @@ class Calls:
     retry: RetryPolicy
 
     async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
-        """Start a run; send it again only where the first surely never reached the service."""
+        """Start a run; send it again only where the first surely did no work at the service."""
+        since = _now()
         for attempt in count(1):
             try:
                 return Started(await self.provider.start(request, key=key))
             except ProviderError as error:
-                if not await self._may_repeat(error, attempt):
+                if not await self._may_repeat(error, attempt, since):
                     return _failed_start(error)
 
         raise AssertionError("unreachable")
@@ -101,6 +102,7 @@ class Calls:
         Until the stream is open, the answer may take as long as the client allows, as that to any start: a service
         that ignores `background`, or a proxy that buffers, answers late, and a start given up too soon is a run lost.
         """
+        since = _now()
         for attempt in count(1):
             begun = False
             async with aclosing(self._observed(self.provider.open(request, key=key), first=None)) as observations:
@@ -114,7 +116,7 @@ class Calls:
                     return
 
             error = seen.error or ServiceUnavailable("The stream ended before it named the run.")
-            if not await self._may_repeat(error, attempt):
+            if not await self._may_repeat(error, attempt, since):
                 yield _failed_start(error)
                 return
 
@@ -148,8 +150,20 @@ class Calls:
         except TimeoutError as error:
             raise ServiceUnavailable(f"The service did not answer within {self.retry.answer:g} s.") from error
 
-    async def _may_repeat(self, error: ProviderError, attempt: int) -> bool:
+    async def _may_repeat(self, error: ProviderError, attempt: int, since: float) -> bool:
+        if isinstance(error, PreviousRunNotFound):
+            return await self._let_settle(attempt, since)
+
         return isinstance(error, ServiceUnavailable) and error.unsent and await self._pause(error, attempt)
+
+    async def _let_settle(self, attempt: int, since: float) -> bool:
+        """Wait before the next attempt, the last of them `settling` seconds after the first; False after that."""
+        left = since + self.retry.settling - _now()
+        if left <= 0:
+            return False
+
+        await asyncio.sleep(min(self.retry.backoff.delay(attempt, self.draw), left))
+        return True
 
     async def _pause(self, error: ServiceUnavailable, attempt: int) -> bool:
         """Wait before the next attempt; False when there is to be none."""
@@ -158,6 +172,10 @@ class Calls:
 
         await asyncio.sleep(self.retry.backoff.delay(attempt, self.draw, error.retry_after))
         return True
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def raise_if_not_started(seen: Observation, run_id: str | None) -> None:

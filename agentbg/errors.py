@@ -23,7 +23,8 @@ AgentBGError
 │   ├── ServiceUnavailable     for now: connection, time-out, 408, 409, 429, 5xx, garbage instead of JSON
 │   ├── RunNotFound            404 for a run's id
 │   ├── RequestRejected        for good: 400, 403, 404, 422 …
-│   │   └── AuthenticationFailed   401, or a key is missing
+│   │   ├── AuthenticationFailed   401, or a key is missing
+│   │   └── PreviousRunNotFound    of a start: the run that it goes on from is not known, or not yet
 │   ├── StreamRefused          this run can be polled, and not (or no longer) be streamed
 │   └── Unsupported            the provider has no such operation
 └── StoreError                 the store cannot be used
@@ -210,6 +211,13 @@ class RequestRejected(ProviderError):
 
 class AuthenticationFailed(RequestRejected):
     """The key is missing, wrong, or not allowed to do this."""
+
+
+class PreviousRunNotFound(RequestRejected):
+    """The service does not know the run that this one was to continue: it is gone, or cannot be read yet.
+
+    A start so refused did no work. It is sent again for `RetryPolicy.settling` seconds before this is raised.
+    """
 
 
 class StreamRefused(ProviderError):

@@ -71,7 +71,8 @@ class Run:
         self._started = now - age
         known_since = now if record.request is None else self._started  # a token's run may be older than any bound
         self._deadline = min(self._started + _allowed(record), known_since + _or_ever(poll.max_age))
-        self._last_seen = self._started  # when the service last knew the run
+        # When the service last knew the run. One that was streamed may have ended just now, and be unknown for a while.
+        self._last_seen = now if record.stream else self._started
         self._last_change = now
         self._hint: float | None = None
         self._polling = False

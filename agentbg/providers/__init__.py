@@ -7,9 +7,10 @@ from .base import Provider as Provider
 from .base import Resume as Resume
 
 if TYPE_CHECKING:
+    from .azure import AzureOpenAIResponses as AzureOpenAIResponses
     from .openai import OpenAIResponses as OpenAIResponses
 
-__all__ = ["Cap", "OpenAIResponses", "Provider", "Resume"]
+__all__ = ["AzureOpenAIResponses", "Cap", "OpenAIResponses", "Provider", "Resume"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,5 +19,10 @@ def __getattr__(name: str) -> Any:
         from .openai import OpenAIResponses
 
         return OpenAIResponses
+
+    if name == "AzureOpenAIResponses":
+        from .azure import AzureOpenAIResponses
+
+        return AzureOpenAIResponses
 
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,7 +51,7 @@ class OpenAIResponses:
         self._owned = client is None
         self._client = (client or _make_client(api_key, base_url)).with_options(max_retries=0)
         self._timeout = timeout
-        self.endpoint = _fingerprint(str(self._client.base_url))
+        self.endpoint = fingerprint(str(self._client.base_url))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self.model!r}, base_url={_address(str(self._client.base_url))!r})"
@@ -170,7 +170,7 @@ def _make_client(api_key: str | None, base_url: str | None) -> openai.AsyncOpenA
         ) from error
 
 
-def _fingerprint(base_url: str) -> str:
+def fingerprint(base_url: str) -> str:
     """Names an endpoint in records and tokens."""
     return hashlib.sha256(_address(base_url).lower().encode()).hexdigest()[:12]
 

@@ -12,6 +12,7 @@ import openai
 
 from ..errors import (
     AuthenticationFailed,
+    PreviousRunNotFound,
     ProviderError,
     RequestRejected,
     RunNotFound,
@@ -80,11 +81,15 @@ def _from_status(error: openai.APIStatusError, what: str, run_id: str | None, at
     wish = retry_after(headers)
     known: dict[str, Any] = {"status_code": status, "code": code, "request_id": error.request_id}
     if status == 401:
-        return AuthenticationFailed(f"{message} -- check the API key (OPENAI_API_KEY, or api_key=…).", **known)
+        hint = "check the API key (OPENAI_API_KEY, at Azure AZURE_OPENAI_API_KEY, or api_key=…) or the token."
+        return AuthenticationFailed(f"{message} -- {hint}", **known)
 
     unsent = status == 429 or (status == 503 and wish is not None) or code == "conversation_locked"
     if (unsent or status in _TRANSIENT or status >= 500) and not _is_final(headers, unsent, run_id):
         return ServiceUnavailable(message, retry_after=wish, unsent=unsent, **known)
+
+    if code == "previous_response_not_found" and not _is_final(headers, True, run_id):
+        return PreviousRunNotFound(message, **known)
 
     if status == 404 and run_id is not None:
         return RunNotFound(message, **known)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -187,7 +187,8 @@ async def test_a_run_that_fails_or_is_cut_short_shows_it(peer: Peer, streamed: b
 
 
 async def test_a_run_that_the_service_does_not_know_is_not_found(peer: Peer) -> None:
-    async with agent_of(peer.url) as agent, AgentRuntime(poll=POLL, stream=STREAM) as runtime, bounded():
+    poll = replace(POLL, missing_grace=0.05)
+    async with agent_of(peer.url) as agent, AgentRuntime(poll=poll, stream=STREAM) as runtime, bounded():
         ref = RunRef("openai", agent.provider.endpoint, {"response": peer.unknown})
         token = ContinuationToken(ref, issued_at=time.time() - 3600, streamed=True)
         with pytest.raises(RunNotFound):

@@ -28,9 +28,12 @@ class Request:
 
     @property
     def route(self) -> tuple[str, ...]:
-        """The path's parts after `/v1`; empty for a path outside it."""
-        version, *parts = self.path.strip("/").split("/")
-        return tuple(parts) if version == "v1" else ()
+        """The path's parts after `/v1`, or Azure's `/openai/v1` or `/openai`; empty for a path outside them."""
+        match self.path.strip("/").split("/"):
+            case ["v1", *parts] | ["openai", "v1", *parts] | ["openai", *parts]:
+                return tuple(parts)
+            case _:
+                return ()
 
     @property
     def streams(self) -> bool:

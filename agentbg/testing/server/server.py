@@ -37,6 +37,7 @@ class ResponsesServer:
         models: Collection[str] | None = None,
         stream_window: float = 300.0,
         retention: float = math.inf,
+        settling: float = 0.0,
         port: int = 0,
         log: bool = True,
     ) -> None:
@@ -46,10 +47,11 @@ class ResponsesServer:
             script: What runs do: a `Script`, a list of them in the order of the runs (the last one repeats), or a
                 function from the JSON body of the request. The default says back what it was told.
             faults: What goes wrong; see `Fault` for the order.
-            api_key: If given, requests without exactly this bearer token get a 401.
+            api_key: If given, requests without exactly this bearer token, or Azure's `api-key`, get a 401.
             models: If given, other models get a 404.
             stream_window: For how many seconds after its creation a run can be streamed.
             retention: For how many seconds after its creation a run is kept; then it is a 404.
+            settling: For how many seconds after its end a streamed run is a 404, as at Azure (5 to 33 s).
             port: 0 for any free one.
             log: Whether to keep `requests`.
         """
@@ -57,7 +59,13 @@ class ResponsesServer:
         """All requests since the start, or since `reset`, in order."""
         self.faults = Faults(list(faults))
         self.service = Service(
-            script, self._now, api_key=api_key, models=models, stream_window=stream_window, retention=retention
+            script,
+            self._now,
+            api_key=api_key,
+            models=models,
+            stream_window=stream_window,
+            retention=retention,
+            settling=settling,
         )
         self._log = log
         self._clock = time.monotonic

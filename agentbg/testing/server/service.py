@@ -27,14 +27,19 @@ class Service:
     """For how many seconds after its creation a run can be streamed."""
     retention: float = math.inf
     """For how many seconds after its creation a run is kept."""
+    settling: float = 0.0
+    """For how many seconds after its end a streamed run is not found, as at Azure."""
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     created: int = 0
     """How many runs there have been."""
 
     def find(self, id: str) -> Run | None:
-        """The run of that id, unless it has been deleted or has expired."""
+        """The run of that id, unless it has been deleted, has expired, or cannot be read yet."""
         run = self.runs.get(id)
-        return run if run is not None and run.age <= self.retention else None
+        return run if run is not None and run.age <= self.retention and not self._settles(run) else None
+
+    def _settles(self, run: Run) -> bool:
+        return self.settling > 0 and run.streamed and run.finished and run.age < run.log[-1].at + self.settling
 
     def forget(self) -> None:
         """Forget all runs."""
@@ -52,7 +57,7 @@ class Service:
     def answer(self, exchange: Exchange) -> Reply:
         """The answer to a request."""
         request = exchange.request
-        if self.api_key is not None and request.headers.get("authorization") != f"Bearer {self.api_key}":
+        if self.api_key is not None and self.api_key not in _credentials(request):
             return Reply.error(401, "Incorrect API key provided.", code="invalid_api_key")
 
         for role, endpoint in _ENDPOINTS.items():
@@ -218,6 +223,11 @@ _ENDPOINTS: dict[str, Callable[[Service, Exchange], Reply]] = {
     "delete": Service.delete,
     "input_items": Service.input_items,
 }
+
+
+def _credentials(request: Request) -> tuple[str | None, str | None]:
+    """What the request shows as its key: OpenAI's way and Azure's."""
+    return request.headers.get("authorization", "").removeprefix("Bearer "), request.headers.get("api-key")
 
 
 def _not_found(exchange: Exchange) -> Reply:
