@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar, cast, overload
 from uuid import uuid4
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 
 from .calls import Calls, raise_if_not_started
 from .clock import Clock, SystemClock
+from .core.messages import Started
 from .core.model import JSON, Snapshot, StartRequest
 from .core.position import Position
 from .core.record import RunRecord
@@ -39,6 +41,7 @@ class AgentRunOptions:
     allow_background_responses: bool = False
     """Let the service work in the background. It may still answer at once."""
     continuation_token: ContinuationToken | str | None = None
+    """Of a response, for `run`; of an update, for `run_streaming`; or such a token's text."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Parameters of the service itself, JSON-safe, sent with the start as they are; they win over all else."""
 
@@ -51,7 +54,7 @@ class Agent(Generic[T]):
     `name` is what a stored run remembers, so that another process finds the agent again.
 
     `retry` says how often a start, a cancel, or a poll of `run` is sent again. `poll` and `stream` are for
-    `run_streaming`; a runtime has policies of its own.
+    `run_streaming` (`run` takes `poll.missing_grace` from it); a runtime has policies of its own.
     """
 
     @overload
@@ -98,7 +101,7 @@ class Agent(Generic[T]):
         clock: Clock | None = None,
     ) -> None:
         for tool in tools:
-            if not isinstance(tool, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(tool, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  not all callers are typed
                 raise UsageError(
                     f"Tools are the service's own, as dictionaries such as {{'type': 'web_search'}}; "
                     f"{tool!r} is none. Python functions as tools are not supported yet."
@@ -157,7 +160,8 @@ class Agent(Generic[T]):
         assert input is not None, "checked above"
         seen = await calls.start(self.request(input, thread, options), key=new_run_id())
         raise_if_not_started(seen, run_id=None)
-        snapshot = cast("Any", seen).snapshot
+        assert isinstance(seen, Started), "raised otherwise"
+        snapshot = seen.snapshot
         if thread is not None:
             thread.ask(read_input(input))
 
@@ -176,7 +180,10 @@ class Agent(Generic[T]):
         polled, and what is missing comes at the end. With background responses allowed, every update but the last
         carries its own token.
 
-        Raises UsageError and TokenError at once, as `run` does; what the service says is raised while iterating.
+        Raises UsageError and TokenError at once, as `run` does; nothing is sent before the first update is asked for.
+        Iterating raises ProviderError when the service refuses, SubmitUnknown when a start's answer was lost. A failed
+        run is an END update with that `response`. Closing the stream, or cancelling who iterates, leaves the remote run
+        alive.
         """
         options = options or AgentRunOptions()
         token = self._check(input, thread, options)
@@ -285,8 +292,7 @@ class Agent(Generic[T]):
             age=age,
             parse=self.parse,
         )
-        updates = follow(run, self.calls(), self._clock, start=record.request)
-        try:
+        async with aclosing(follow(run, self.calls(), self._clock, start=record.request)) as updates:
             async for update in updates:
                 if thread is not None:
                     thread.ask(asked)
@@ -295,8 +301,6 @@ class Agent(Generic[T]):
                         thread.conclude(update.response, record.ref)
 
                 yield update
-        finally:
-            await updates.aclose()
 
     def _schema(self) -> JSON | None:
         if self._output is None:

@@ -6,7 +6,7 @@ AgentBGError
 │   └── RunUnknown             no run with this id is in the store            (also a LookupError)
 ├── TokenError                 a continuation token cannot be used            (also a ValueError)
 │   ├── TokenMalformed         not a token, or damaged on its way
-│   ├── TokenForeign           issued for another provider, endpoint or agent
+│   ├── TokenForeign           issued for another provider or endpoint
 │   ├── TokenNewer             written by a newer agentbg
 │   ├── TokenTampered          its signature does not match the key
 │   └── TokenExpired           its run is past the service's retention

@@ -32,8 +32,9 @@ async def follow(
 ) -> AsyncGenerator[AgentRunResponseUpdate, None]:
     """Yield the run's updates up to its end, starting it first when `start` is given.
 
-    The cursor moves past an update when the consumer takes the next one or closes the stream, never before it got it.
-    Raises ProviderError when the service refuses to talk about the run.
+    Each update carries its own token, so what the consumer has not taken yet is not lost by leaving here. Raises
+    ProviderError when the service refuses the start or to talk about the run, SubmitUnknown when the start's answer was
+    lost. Closing or cancelling it closes the connection and leaves the run alive; so does an error.
     """
     pilot = _Pilot(run, calls, clock)
     try:

@@ -118,7 +118,10 @@ class BackgroundHandle(Generic[T]):
         return self._live.settled
 
     def add_done_callback(self, callback: Callable[[BackgroundHandle[T]], object]) -> None:
-        """Call back, in the event loop, once the run is done; at once when it is already. As `asyncio.Task` does."""
+        """Call back, in the event loop, once the run is done or this process stopped driving it; at once when it has.
+
+        What a later call raises goes to the event loop's exception handler, as for an `asyncio.Task`.
+        """
         self._require_agent()
         self._live.when_settled(lambda: callback(self))
 
@@ -145,7 +148,7 @@ class BackgroundHandle(Generic[T]):
         With an output type, `response.value` is checked here: an answer that does not fit raises OutputInvalid.
         Raises RunFailed, RunIncomplete, RunCancelled, RunExpired or InputRequired by how the run stands, each with
         `.response`, `.handle` and `.token`; RunTimeout after `timeout` seconds, with the run alive; SubmitUnknown for
-        a run of which nobody knows whether it was started; and what `wait` raises.
+        a run of which nobody knows whether it was started; and what `wait` raises. Cancelling it leaves the run alive.
         """
         await self.wait(timeout)
         if not self.done():
@@ -165,7 +168,8 @@ class BackgroundHandle(Generic[T]):
         """The run's updates with a `seq` above `after`: those that were, then those that come, up to the END.
 
         Any number of streams may be open, at any place, at any time, also after the end. A run that was submitted
-        without `stream=True` is streamed from its polls.
+        without `stream=True` is streamed from its polls. Raises UsageError for a negative `after` or an unknown agent,
+        and RuntimeClosed; `ResumableStream` says what iterating raises.
         """
         if after < 0:
             raise UsageError(f"stream(after=…) takes the seq of the last update you have, 0 for none; not {after}.")
@@ -179,7 +183,8 @@ class BackgroundHandle(Generic[T]):
         """Cancel the run at the service: the only thing that does. Returns the status after the service's answer.
 
         A run that has just ended keeps its end; `wait` for the truth where the answer leaves it open. `reason` is kept
-        in the store. Raises ProviderError when the service cannot take the cancel; the run then goes on.
+        in the store. A run that waits for its user is left as it is. Raises ProviderError when the service cannot take
+        the cancel; the run then goes on. Cancelling this call does not take the cancel back.
         """
         self._require_agent()
         await self._driver.cancel(self._live, reason)

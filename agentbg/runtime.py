@@ -35,8 +35,10 @@ class AgentRuntime:
 
     - `store` keeps the runs; by default a `MemoryStore`, which ends with the process.
     - `poll` and `stream` say when to poll and how a stream is kept.
-    - `agents` are those whose stored runs are to be driven on; agents given to `submit` are known from then on.
-    - `max_requests` bounds the starts, polls and cancels under way at a time. Open streams do not count.
+    - `agents` are those whose stored runs are to be driven on, each with a name of its own; agents given to `submit`
+      and `resume` are known from then on, the first of a name.
+    - `max_requests` bounds the starts, polls and cancels under way at a time. Streams do not count, streamed starts
+      among them.
     - `draw` and `clock` are for tests: random numbers in [0, 1), and the time.
     """
 
@@ -104,7 +106,8 @@ class AgentRuntime:
         """Start a run in the background; returns when the service has it, or has answered it at once.
 
         With `stream` the run is streamed from the start, and so can be streamed again after a cut. `deadline` is in
-        seconds from now: a run that is not done by then expires. `metadata` is yours, JSON-safe, kept in the store.
+        seconds from now: a run that is not done by then expires. Of `options` only `extra` counts: a submitted run is a
+        background run. `metadata` is yours, JSON-safe, kept in the store.
 
         An intent is stored before the start is sent. Cancelling this call does not stop the start: the run is then in
         the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several
@@ -134,7 +137,10 @@ class AgentRuntime:
         return BackgroundHandle(self._driver, live)
 
     async def get(self, run_id: str) -> BackgroundHandle[Any]:
-        """The handle of a run in the store. Raises RunUnknown for an id that is not there."""
+        """The handle of a run in the store. A live one whose agent is known is driven on from here.
+
+        Raises RunUnknown for an id that is not there; RuntimeClosed, StoreError. Cancelling this changes nothing.
+        """
         self._driver.require_open()
         live = self._driver.runs.get(run_id)
         return BackgroundHandle(self._driver, live or await self._take_up(await self._store.load(run_id)))
@@ -142,7 +148,8 @@ class AgentRuntime:
     async def resume(self, token: ContinuationToken | str, *, agent: Agent[T]) -> BackgroundHandle[T]:
         """Take up a run by its token, wherever it was started; one that the store has already is that run.
 
-        Raises TokenError for a token that is damaged, expired, or of another service than the agent's.
+        Raises TokenError for a token that is damaged, expired, or of another service than the agent's; RuntimeClosed,
+        StoreError. Cancelling this leaves the remote run alive; it may be in the store by then.
         """
         self._driver.require_open()
         token = ContinuationToken.parse(token) if isinstance(token, str) else token
@@ -166,13 +173,22 @@ class AgentRuntime:
         agent: str | None = None,
         limit: int | None = None,
     ) -> Sequence[BackgroundHandle[Any]]:
-        """Handles of the runs in the store, the newest first: of some statuses, of one agent, at most `limit`."""
+        """Handles of the runs in the store, the newest first: of some statuses, of one agent's name, at most `limit`.
+
+        Raises UsageError for a word that is no status or a negative `limit`; RuntimeClosed, StoreError.
+        """
         self._driver.require_open()
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit is how many runs to list at most: 0 or more, not {limit}.")
+
         records = await self._store.list(statuses=_statuses(status), agent=agent, limit=limit)
         return [BackgroundHandle(self._driver, await self._take_up(record)) for record in records]
 
     async def as_completed(self, handles: Iterable[BackgroundHandle[T]]) -> AsyncIterator[BackgroundHandle[T]]:
-        """The handles, each as soon as it is done, well or badly. Leaving the loop leaves the runs alive."""
+        """The handles, each as soon as it is done, well or badly, or this process stops driving it: `result` says why.
+
+        Leaving the loop, or cancelling it, leaves the runs alive. Raises UsageError for a run whose agent is not known.
+        """
         done: asyncio.Queue[BackgroundHandle[T]] = asyncio.Queue()
         waiting = list(handles)
         for handle in waiting:

@@ -174,6 +174,13 @@ def test_two_agents_of_one_name_cannot_both_be_found_by_it():
 
 
 @virtual_time
+async def test_a_negative_limit_is_refused_whatever_the_store():
+    async with runtime() as running:
+        with pytest.raises(UsageError, match="-1"):
+            await running.list(limit=-1)
+
+
+@virtual_time
 async def test_an_empty_store_is_the_store_all_the_same():
     class Sized(MemoryStore):
         def __len__(self) -> int:
