@@ -131,9 +131,7 @@ class OpenAIResponses:
     def _read(self, headers: Mapping[str, str], content: bytes) -> Snapshot:
         body = _json_object(content)
         if "status" not in body and "id" not in body:
-            raise ServiceUnavailable(
-                f"The service answered something that is no response: {_media_type(headers) or 'empty'}."
-            )
+            raise ServiceUnavailable(f"The service answered something that is no response: {_start(content)}")
 
         return read_response(body, self._ref, poll_after(headers))
 
@@ -141,7 +139,7 @@ class OpenAIResponses:
         self, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
     ) -> AsyncGenerator[Sequence[StreamEvent], None]:
         """The events of an SSE body, those of a chunk together. What breaks in a chunk breaks after what was whole."""
-        if _media_type(headers) not in ("text/event-stream", ""):
+        if _media_type(headers).endswith(("json", "html", "xml")):  # some call a stream text/plain, or anything
             raise ServiceUnavailable(f"The service answered {_media_type(headers)} instead of a stream.")
 
         decoder = EventDecoder()
@@ -197,12 +195,15 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def _start(content: bytes, size: int = 200) -> str:
+    return repr(content[:size].decode("utf-8", "replace"))
+
+
 def _json_object(content: bytes) -> JSON:
     try:
         value: Any = pydantic_core.from_json(content)
     except ValueError as error:
-        start = content[:60].decode("utf-8", "replace")
-        raise ServiceUnavailable(f"The service answered something that is no JSON: {start!r}") from error
+        raise ServiceUnavailable(f"The service answered something that is no JSON: {_start(content, 60)}") from error
 
     if not isinstance(value, dict):
         raise ServiceUnavailable(f"The service answered JSON that is no object: {str(value)[:60]!r}")

@@ -50,7 +50,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return milliseconds / 1000
 
     value = headers.get("retry-after", "")
-    return _seconds_until(value) if (seconds := _number(value)) is None else seconds
+    return _seconds_until(value, headers.get("date", "")) if (seconds := _number(value)) is None else seconds
 
 
 def poll_after(headers: Mapping[str, str]) -> float | None:
@@ -59,9 +59,15 @@ def poll_after(headers: Mapping[str, str]) -> float | None:
     return retry_after(headers) if milliseconds is None else milliseconds / 1000
 
 
-def _seconds_until(date: str) -> float | None:
+def _seconds_until(date: str, sent: str) -> float | None:
+    """Counted from when the answer was sent: both are of the service's clock, which need not agree with ours."""
+    until, since = _timestamp(date), _timestamp(sent)
+    return None if until is None else max(until - (time.time() if since is None else since), 0.0)
+
+
+def _timestamp(date: str) -> float | None:
     try:
-        return max(parsedate_to_datetime(date).timestamp() - time.time(), 0.0)
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -78,6 +84,9 @@ def _number(value: str | None) -> float | None:
 def _from_status(error: openai.APIStatusError, what: str, run_id: str | None, attaching: bool) -> ProviderError:
     status, headers = error.status_code, error.response.headers
     code, message = _code(error), f"{what}: HTTP {status}: {_message(error)}"
+    if error.response.history:
+        message += f" -- after a redirect; make {_address(error.response.url).partition('/responses')[0]} the base URL."
+
     wish = retry_after(headers)
     known: dict[str, Any] = {"status_code": status, "code": code, "request_id": error.request_id}
     if status == 401:
@@ -107,11 +116,17 @@ def _is_final(headers: Mapping[str, str], unsent: bool, run_id: str | None) -> b
 
 def _from_connection(error: openai.APIConnectionError, what: str) -> ServiceUnavailable:
     cause = error.__cause__ or error
-    url = error.request.url
-    where = f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
     unsent = any(kind.__name__ in _NEVER_SENT for kind in type(cause).__mro__)
     hint = " -- check the base URL and the network." if unsent else ""
-    return ServiceUnavailable(f"{what}: no answer from {where}: {_describe(cause)}{hint}", unsent=unsent)
+    return ServiceUnavailable(
+        f"{what}: no answer from {_address(error.request.url, path=False)}: {_describe(cause)}{hint}", unsent=unsent
+    )
+
+
+def _address(url: Any, *, path: bool = True) -> str:
+    """Without credentials or query."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{url.scheme}://{host}" + (f":{url.port}" if url.port else "") + (url.path if path else "")
 
 
 def _describe(error: BaseException) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import pytest
 
-from agentbg import Agent, AgentRuntime, RunStatus
+from agentbg import Agent, AgentRuntime, RequestRejected, RunStatus, ServiceUnavailable, SubmitUnknown
 
 from .helpers import POLL, STREAM, agent_of, bounded, check, collect
 
@@ -28,7 +30,7 @@ class Stranger:
     """Each stream ends after so many events, as if by a proxy with little patience."""
     items: bool = True
     """Whether a stream says that an output item begins."""
-    requests: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list[str])
 
     @property
     def base_url(self) -> str:
@@ -89,7 +91,7 @@ def write(writer: asyncio.StreamWriter, kind: str, body: str, status: str = "200
 
 
 @asynccontextmanager
-async def served(stranger: Stranger) -> AsyncIterator[Stranger]:
+async def served(stranger: Stranger) -> AsyncGenerator[Stranger]:
     server = await asyncio.start_server(stranger.serve, "127.0.0.1", 0)
     stranger.port = server.sockets[0].getsockname()[1]
     async with server:
@@ -97,7 +99,7 @@ async def served(stranger: Stranger) -> AsyncIterator[Stranger]:
 
 
 @asynccontextmanager
-async def driven(stranger: Stranger, **settings: Any) -> AsyncIterator[tuple[AgentRuntime, Agent[Any]]]:
+async def driven(stranger: Stranger, **settings: Any) -> AsyncGenerator[tuple[AgentRuntime, Agent[Any]]]:
     """A runtime and an agent at this server."""
     settings = {"poll": POLL, "stream": STREAM, **settings}
     async with served(stranger), agent_of(stranger.base_url) as agent, bounded(), AgentRuntime(**settings) as runtime:
@@ -174,3 +176,61 @@ async def test_a_cancel_that_is_answered_while_the_stream_ends_leaves_no_work_un
             assert await handle.cancel() is RunStatus.CANCELLED
 
     gc.collect()
+
+
+@dataclass
+class OtherKind(Stranger):
+    """A stream by another name."""
+
+    kind: str = ""
+
+    async def answer(self, method: str, target: str, body: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        write(writer, self.kind, sse(self.stream(None)))
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/octet-stream"])
+async def test_a_stream_is_one_whatever_its_content_type(kind: str) -> None:
+    async with driven(OtherKind(kind=kind)) as (runtime, agent):
+        handle = await runtime.submit(agent, "a story", stream=True)
+        check(await collect(handle.stream()), TEXT)
+
+
+@dataclass
+class Answers(Stranger):
+    """One answer to everything."""
+
+    status: str = "200 OK"
+    headers: str = ""
+    body: str = ""
+
+    async def answer(self, method: str, target: str, body: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        if target.startswith("/moved"):
+            write(writer, "application/json", "{}", "405 Method Not Allowed")
+        else:
+            write(writer, "application/json", self.body, self.status, self.headers)
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+async def test_a_wish_for_a_date_is_read_by_the_clock_of_the_service(ahead: int) -> None:
+    there = time.time() + ahead
+    headers = f"date: {formatdate(there, usegmt=True)}\r\nretry-after: {formatdate(there + 77, usegmt=True)}\r\n"
+    stranger = Answers(status="429 Too Many Requests", headers=headers)
+    async with served(stranger), agent_of(stranger.base_url) as agent:
+        with pytest.raises(ServiceUnavailable) as caught:
+            await agent.run("a story")
+
+    assert caught.value.retry_after == 77
+
+
+async def test_a_start_that_a_redirect_has_lost_names_the_address_to_use() -> None:
+    stranger = Answers(status="301 Moved Permanently", headers="location: /moved/responses\r\n")
+    async with served(stranger), agent_of(stranger.base_url) as agent:
+        with pytest.raises(RequestRejected, match=f"make http://127.0.0.1:{stranger.port}/moved the base URL"):
+            await agent.run("a story")
+
+
+async def test_an_answer_that_is_no_response_is_quoted() -> None:
+    stranger = Answers(body=json.dumps({"error": {"message": "The quota of this key is used up."}}))
+    async with served(stranger), agent_of(stranger.base_url) as agent:
+        with pytest.raises(SubmitUnknown, match="quota of this key"):
+            await agent.run("a story")
