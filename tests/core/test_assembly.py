@@ -67,7 +67,7 @@ def test_each_update_knows_its_own_place() -> None:
     assembly = Assembly()
     assembly.issuer = TokenIssuer(REF, 5.0, streamed=True)
     first, second = feed(assembly, *message("a"))
-    assert [update.continuation_token.position.cursor for update in (first, second)] == [0, 1]  # type: ignore[union-attr]
+    assert [update.continuation_token.position.cursor for update in (first, second)] == [0, 1]
     assert first.position.chars == 0
     assert second.position.digest == digest("a")
 

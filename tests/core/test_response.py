@@ -22,7 +22,7 @@ def parse(text: str) -> Report:
 
 @pytest.mark.parametrize("status", RunStatus)
 def test_the_token_is_none_exactly_when_nothing_is_left(status: RunStatus) -> None:
-    response = build_response(snapshot(status), TOKEN)  # type: ignore[var-annotated]
+    response = build_response(snapshot(status), TOKEN)
     assert (response.continuation_token is None) == (status not in (RunStatus.QUEUED, RunStatus.RUNNING))
     assert status.live + status.terminal + (status is RunStatus.INPUT_REQUIRED) == 1
 
@@ -33,7 +33,7 @@ def test_the_value_is_an_instance_of_the_output_type() -> None:
 
 
 def test_the_value_without_an_output_type_is_the_text() -> None:
-    assert build_response(snapshot(RunStatus.COMPLETED, "a"), None).value == "a"  # type: ignore[var-annotated]
+    assert build_response(snapshot(RunStatus.COMPLETED, "a"), None).value == "a"
 
 
 def test_the_value_of_an_output_type_may_be_anything_pydantic_reads() -> None:
@@ -73,10 +73,10 @@ def test_the_text_of_a_message_is_that_of_its_text_parts(item: JSON, text: str) 
 
 def test_only_messages_are_messages() -> None:
     items: list[JSON] = [{"type": "reasoning"}, {"type": "message", "role": "assistant", "content": "a"}, {}]
-    response = build_response(Snapshot(RunRef("p", "e", {}), RunStatus.COMPLETED, "completed", "a", items), None)  # type: ignore[var-annotated]
+    response = build_response(Snapshot(RunRef("p", "e", {}), RunStatus.COMPLETED, "completed", "a", items), None)
     assert [(message.role, message.text) for message in response.messages] == [("assistant", "a")]
     assert response.response_id == ""
 
 
 def test_a_run_without_a_ref_has_no_id() -> None:
-    assert build_response(snapshot(RunStatus.COMPLETED, "a", ref=None), None).response_id is None  # type: ignore[var-annotated]
+    assert build_response(snapshot(RunStatus.COMPLETED, "a", ref=None), None).response_id is None

@@ -208,7 +208,7 @@ def test_at_most_one_poll_is_under_way() -> None:
 def test_a_failed_poll_is_not_a_failed_run(error: Exception) -> None:
     run = polled()
     for n in range(50):
-        commands = run.feed(PollFailed(error), T0 + 1 + n)  # type: ignore[arg-type]
+        commands = run.feed(PollFailed(error), T0 + 1 + n)
         assert isinstance(commands[-1], WakeAt)
         assert run.feed(Due(), T0 + 1 + n) == [Poll()]
 

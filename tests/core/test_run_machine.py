@@ -130,7 +130,7 @@ class RunMachine(RuleBasedStateMachine):
         if self.journal:
             last = self.journal[-1].position
             assert (at.seq, at.chars, at.digest, at.items) == (last.seq, last.chars, last.digest, last.items)
-            assert last.cursor is None or (at.cursor is not None and at.cursor >= last.cursor)  # type: ignore[operator]
+            assert last.cursor is None or (at.cursor is not None and at.cursor >= last.cursor)
 
         assert commit.settled == bool(commit.updates and commit.updates[-1].type is UpdateType.END)
 
@@ -241,7 +241,7 @@ class RunMachine(RuleBasedStateMachine):
     def the_connection_ends(self, error: Exception | None) -> None:
         self.stream_at = None
         self.ends += 1
-        self.tell(StreamEnded(error))  # type: ignore[arg-type]
+        self.tell(StreamEnded(error))
 
     # --- polls ---
 
@@ -249,7 +249,7 @@ class RunMachine(RuleBasedStateMachine):
     @rule(error=st.sampled_from(FAULTS))
     def a_poll_fails(self, error: Exception) -> None:
         self.polling = False
-        self.tell(PollFailed(error))  # type: ignore[arg-type]
+        self.tell(PollFailed(error))
 
     @precondition(is_polling)
     @rule(ago=st.integers(0, 5), other=st.booleans())

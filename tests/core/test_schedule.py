@@ -119,7 +119,7 @@ def test_retry_after_is_a_floor_under_the_backoff(failures: int, draw: float, re
 )
 def test_a_poll_policy_that_cannot_be_right_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=f"PollPolicy needs .*{next(iter(wrong))}"):
-        PollPolicy(**wrong)  # type: ignore[arg-type]
+        PollPolicy(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"initial": 0}, {"initial": -1}, {"initial": 61}, {"maximum": float("nan")}])
@@ -131,4 +131,4 @@ def test_a_backoff_that_cannot_be_right_is_refused(wrong: dict[str, float]) -> N
 @pytest.mark.parametrize("wrong", [{"idle": 0}, {"quiet": -1}, {"attempts": 0}])
 def test_a_stream_policy_that_cannot_be_right_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="StreamPolicy needs"):
-        StreamPolicy(**wrong)  # type: ignore[arg-type]
+        StreamPolicy(**wrong)

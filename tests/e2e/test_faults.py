@@ -591,4 +591,4 @@ async def test_a_failed_run_raises_what_the_service_said() -> None:
         assert failed.value.token is None
 
 
-STORY_TEXT = "".join(STORY.items[0].pieces)  # type: ignore[attr-defined]
+STORY_TEXT = "".join(STORY.items[0].pieces)

@@ -108,7 +108,7 @@ async def test_an_http_client_of_its_own_is_used_and_left_open():
 async def test_a_legacy_http_client_works_and_its_faults_are_told_apart():
     with respx.mock(base_url=BASE) as api:
         async with httpx.AsyncClient() as http:
-            client = openai.AsyncOpenAI(api_key="key", base_url=BASE, http_client=http)  # type: ignore[arg-type]
+            client = openai.AsyncOpenAI(api_key="key", base_url=BASE, http_client=http)
             provider = OpenAIResponses("gpt-5", client=client)
             route = api.get("/responses/resp_1").mock(ok(COMPLETED))
             assert (await provider.poll(REF)).text == "Because."
