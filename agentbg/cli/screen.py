@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -159,7 +160,8 @@ class Screen:
         """What went wrong and what to do, in one line on stderr."""
         self._stop_spinning()
         self._end_line()
-        typer.secho(f"Error: {' '.join(str(error).split())}", fg=typer.colors.RED, err=True)
+        color = None if os.environ.get("NO_COLOR") else typer.colors.RED
+        typer.secho(f"Error: {' '.join(str(error).split())}", fg=color, err=True)
 
     def _hint(self, run_id: str) -> str:
         return f"agentbg result {run_id}{self._options}"
@@ -240,7 +242,8 @@ def _activity(update: AgentRunResponseUpdate) -> str:
         return f"{update.position.chars:,} characters"
 
     item = (update.raw or {}).get("item")
-    return str(item.get("type", "")).replace("_", " ") if isinstance(item, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    fields = cast("JSON", item) if isinstance(item, dict) else {}
+    return str(fields.get("type", "")).replace("_", " ")
 
 
 def _never_fail_to_encode() -> None:

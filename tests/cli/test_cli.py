@@ -325,6 +325,13 @@ class TestTerminal:
         assert f"{run_id}  completed" in table
         assert "started (UTC)" in table
 
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_an_error_is_red_unless_no_color_is_wanted(self, terminal, monkeypatch, wanted):
+        monkeypatch.setenv("NO_COLOR", "" if wanted else "1")
+        shown = terminal("result", "run_1")
+        assert "Error: There is no store" in shown
+        assert ("\x1b[31m" in shown) is wanted
+
     def test_people_see_that_something_goes_on_and_then_the_answer_alone(self, serve, cli, terminal):
         serve(SLOW)
         shown = terminal("run", "Hello?", "--stream")
