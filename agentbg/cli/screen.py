@@ -8,10 +8,11 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from ..core.model import JSON
 from ..core.response import AgentRunResponse
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate, UpdateType
@@ -242,7 +243,7 @@ def _activity(update: AgentRunResponseUpdate) -> str:
         return f"{update.position.chars:,} characters"
 
     item = (update.raw or {}).get("item")
-    fields = cast("JSON", item) if isinstance(item, dict) else {}
+    fields: JSON = cast("JSON", item) if isinstance(item, dict) else {}
     return str(fields.get("type", "")).replace("_", " ")
 
 

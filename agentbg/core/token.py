@@ -164,6 +164,7 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
 
 
 def _split(text: str) -> tuple[str, str, str]:
+    # Not every caller is typed: what comes from a cookie or a database may be anything.
     parts = text.strip().split(".") if isinstance(text, str) else []  # pyright: ignore[reportUnnecessaryIsInstance]
     if len(parts) != 3 or not parts[0].startswith(PREFIX) or not text.isascii():
         raise TokenMalformed(

@@ -146,7 +146,7 @@ def _load(payload: bytes) -> Any:
 def _as_json(value: Any) -> Any:
     """JSON objects may be any mapping here."""
     if isinstance(value, Mapping):
-        return dict[Any, Any](value)  # pyright: ignore[reportUnknownArgumentType]
+        return dict[Any, Any](value)  # pyright: ignore[reportUnknownArgumentType]  of what, is for JSON to say
 
     raise TypeError(f"{type(value).__name__} is not a JSON type")
 
