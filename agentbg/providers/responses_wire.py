@@ -29,8 +29,9 @@ CALLS = frozenset({"function_call", "custom_tool_call", "computer_call", "local_
 """Items that the client must answer with an output of the same `call_id`."""
 APPROVALS = frozenset({"mcp_approval_request"})
 KEEPALIVES = frozenset({"keepalive", "ping"})
-MAX_ITEMS = 65_536
-"""A run has a few hundred output items at most. A larger index is none: a position holds a bit for each item."""
+MAX_ITEMS = 10_000
+"""More output items than any run has; a larger index is nonsense. A position keeps a bit for each, and Python writes no
+number of more than 4300 digits (14,000 bits) into a token or a store."""
 
 MakeRef = Callable[[str], RunRef]
 

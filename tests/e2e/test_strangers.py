@@ -30,6 +30,8 @@ class Stranger:
     """Each stream ends after so many events, as if by a proxy with little patience."""
     items: bool = True
     """Whether a stream says that an output item begins."""
+    index: int = 0
+    """The number of that item."""
     requests: list[str] = field(default_factory=list[str])
 
     @property
@@ -37,8 +39,8 @@ class Stranger:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def events(self) -> list[dict[str, Any]]:
-        added = {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}}
-        deltas = [{"type": "response.output_text.delta", "output_index": 0, "delta": part} for part in parts()]
+        added = {"type": "response.output_item.added", "output_index": self.index, "item": {"type": "message"}}
+        deltas = [{"type": "response.output_text.delta", "output_index": self.index, "delta": part} for part in parts()]
         created = {"type": "response.created", "response": self.response("in_progress")}
         return [
             created,
@@ -234,3 +236,13 @@ async def test_an_answer_that_is_no_response_is_quoted() -> None:
     async with served(stranger), agent_of(stranger.base_url) as agent:
         with pytest.raises(SubmitUnknown, match="quota of this key"):
             await agent.run("a story")
+
+
+@pytest.mark.parametrize("index", [300, 20_000, 10**15, -1])
+async def test_a_nonsensical_item_number_costs_no_token_and_no_memory(index: int) -> None:
+    async with driven(Stranger(index=index, cut_after=8)) as (runtime, agent):
+        handle = await runtime.submit(agent, "a story", stream=True)
+        updates = await collect(handle.stream())
+
+    check(updates, TEXT)
+    assert all(len(str(update.continuation_token)) < 1000 for update in updates)
