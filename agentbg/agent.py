@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar, cast, overload
 from uuid import uuid4
 
-from pydantic import TypeAdapter
-
 from .calls import Calls, raise_if_not_started
 from .clock import Clock, SystemClock
 from .core.messages import Started
@@ -25,6 +23,7 @@ from .core.token import ContinuationToken
 from .core.update import AgentRunResponseUpdate, TokenIssuer
 from .errors import UsageError
 from .follow import follow
+from .output import Output
 from .providers.base import Cap, Provider, Resume
 from .stream import ResumableStream
 from .thread import AgentThread
@@ -50,7 +49,8 @@ class Agent(Generic[T]):
     """A model at a service, with its instructions, tools and output type. Holds no run; safe to share between tasks.
 
     `tools` are the service's own tools, as dictionaries: {"type": "web_search"}. `output_type` is any type that
-    pydantic can describe; its JSON schema goes with each start, and `response.value` is then of this type.
+    pydantic can describe; its JSON schema goes with each start, strict where that is possible (see `agentbg.output`),
+    and `response.value` is then of this type. UsageError for a type that pydantic cannot describe.
     `name` is what a stored run remembers, so that another process finds the agent again.
 
     `retry` says how often a start, a cancel, or a poll of `run` is sent again. `poll` and `stream` are for
@@ -87,6 +87,21 @@ class Agent(Generic[T]):
         clock: Clock | None = None,
     ) -> None: ...
 
+    @overload
+    def __init__(
+        self: Agent[Any],
+        provider: Provider,
+        *,
+        name: str = "agent",
+        instructions: str | None = None,
+        tools: Sequence[JSON] = (),
+        output_type: object,
+        poll: PollPolicy | None = None,
+        stream: StreamPolicy | None = None,
+        retry: RetryPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> None: ...
+
     def __init__(
         self,
         provider: Provider,
@@ -94,7 +109,7 @@ class Agent(Generic[T]):
         name: str = "agent",
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
-        output_type: type[T] | None = None,
+        output_type: object = None,
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         retry: RetryPolicy | None = None,
@@ -111,7 +126,7 @@ class Agent(Generic[T]):
         self.name = name
         self.instructions = instructions
         self.tools = tuple(tools)
-        self._output: TypeAdapter[T] | None = None if output_type in (None, str) else TypeAdapter(output_type)
+        self._output: Output[T] | None = None if output_type in (None, str) else Output(output_type)
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._retry = retry or RetryPolicy()
         self._clock = clock or SystemClock()
@@ -213,7 +228,8 @@ class Agent(Generic[T]):
             input=[message.item for message in messages],
             instructions=self.instructions,
             tools=self.tools,
-            output_schema=self._schema(),
+            output_schema=self._output.schema if self._output else None,
+            output_strict=self._output is not None and self._output.strict,
             background=bool(extra.get("background", options is None or options.allow_background_responses)),
             previous=thread.last if thread is not None and kept else None,
             extra=extra,
@@ -241,7 +257,7 @@ class Agent(Generic[T]):
 
     def parse(self, text: str) -> T:
         """A final text as an instance of the output type. Raises pydantic's ValidationError."""
-        return cast("T", text) if self._output is None else self._output.validate_json(text)
+        return cast("T", text) if self._output is None else self._output.parse(text)
 
     # --- small parts ---
 
@@ -301,13 +317,6 @@ class Agent(Generic[T]):
                         thread.conclude(update.response, record.ref)
 
                 yield update
-
-    def _schema(self) -> JSON | None:
-        if self._output is None:
-            return None
-
-        schema = self._output.json_schema()
-        return {"title": "output", **schema}
 
 
 def new_run_id() -> str:

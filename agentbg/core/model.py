@@ -39,12 +39,14 @@ class StartRequest:
     instructions: str | None = None
     tools: Sequence[JSON] = ()
     output_schema: JSON | None = None
-    """A JSON schema with a `title`; None for free text."""
+    """A JSON schema with a `title`, whose root is an object; None for free text."""
     background: bool = True
     previous: RunRef | None = None
     """The run that this one continues, when the service keeps the conversation."""
     extra: JSON = field(default_factory=dict[str, Any])
     """Parameters of the service itself, sent as they are; they win over all else."""
+    output_strict: bool = False
+    """Whether the schema has the form that a service can enforce to the letter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, 
         "background": request.background,
         "stream": stream,
         "previous_response_id": previous.id if previous else None,
-        "text": _text_format(request.output_schema) if request.output_schema else None,
+        "text": _text_format(request.output_schema, request.output_strict) if request.output_schema else None,
     }
     body.update((name, value) for name, value in optional.items() if value)
     body.update(request.extra)
@@ -158,10 +158,10 @@ def _usage(usage: Any) -> Usage | None:
     )
 
 
-def _text_format(schema: JSON) -> dict[str, Any]:
+def _text_format(schema: JSON, strict: bool) -> dict[str, Any]:
     """The service takes names of at most 64 letters, digits, underscores and dashes; generic types have brackets."""
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", _word(schema.get("title")))[:64] or "output"
-    return {"format": {"type": "json_schema", "name": name, "schema": schema, "strict": False}}
+    return {"format": {"type": "json_schema", "name": name, "schema": schema, "strict": strict}}
 
 
 def _mappings(value: Any) -> list[JSON]:

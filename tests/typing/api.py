@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from openai import AsyncOpenAI
 from pydantic import BaseModel
@@ -49,6 +49,7 @@ assert_type(Agent(provider, output_type=None), Agent[str])
 assert_type(Agent(provider, output_type=str), Agent[str])
 assert_type(Agent(provider, output_type=list[int]), Agent[list[int]])
 assert_type(Agent(provider, output_type=bool), Agent[bool])
+either: Agent[Any] = Agent(provider, output_type=Literal["yes", "no"])
 
 
 async def the_seeds_own_api() -> None:
