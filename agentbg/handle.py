@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
+from .core.model import SUBMIT_UNKNOWN
 from .core.response import AgentRunResponse
 from .core.status import RunStatus
 from .core.token import ContinuationToken
@@ -199,7 +200,7 @@ class BackgroundHandle(Generic[T]):
 
     def _error(self) -> AgentBGError:
         response = self.response
-        if response.error is not None and response.error.code == "submit_unknown":
+        if response.error is not None and response.error.code == SUBMIT_UNKNOWN:
             return SubmitUnknown(
                 f"It is not known whether run {self.id} was started: {response.error.message}",
                 run_id=self.id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, Self
 
+from ..core.model import SUBMIT_UNKNOWN
 from ..core.response import AgentRunResponse
 from ..core.status import RunStatus
 from ..errors import (
@@ -68,7 +69,7 @@ _BY_ERROR: tuple[tuple[type[AgentBGError], Exit], ...] = (
 
 def exit_of_response(response: AgentRunResponse[Any]) -> Exit:
     """The exit code for how a run stands; one that goes on was given up waiting for."""
-    if response.error is not None and response.error.code == "submit_unknown":
+    if response.error is not None and response.error.code == SUBMIT_UNKNOWN:
         return Exit.SUBMIT_UNKNOWN
 
     return _BY_STATUS.get(response.status, Exit.TIMED_OUT)

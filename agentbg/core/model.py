@@ -49,6 +49,10 @@ class StartRequest:
     """Whether the schema has the form that a service can enforce to the letter."""
 
 
+SUBMIT_UNKNOWN = "submit_unknown"
+"""The error code of a failed run of which nobody knows whether it was started."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunErrorInfo:
     """Why a run has no result, in the service's own words."""

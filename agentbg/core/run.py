@@ -39,7 +39,7 @@ from .messages import (
     StreamEnded,
     WakeAt,
 )
-from .model import EventKind, RunErrorInfo, RunRef, Snapshot, StreamEvent
+from .model import SUBMIT_UNKNOWN, EventKind, RunErrorInfo, RunRef, Snapshot, StreamEvent
 from .position import Position
 from .record import RunRecord
 from .response import AgentRunResponse, build_response
@@ -133,7 +133,7 @@ class Run:
         return self._end(RunStatus.FAILED, seen.error.code or "rejected", str(seen.error), now)
 
     def _on_start_lost(self, seen: StartLost, now: float) -> list[Command]:
-        return self._end(RunStatus.FAILED, "submit_unknown", seen.reason, now)
+        return self._end(RunStatus.FAILED, SUBMIT_UNKNOWN, seen.reason, now)
 
     def _on_poll_failed(self, seen: PollFailed, now: float) -> list[Command]:
         self._polling = False
@@ -176,7 +176,7 @@ class Run:
 
     def _on_stream_ended(self, seen: StreamEnded, now: float) -> list[Command]:
         if self.phase is Phase.STARTING and self.record.ref is None:
-            return self._end(RunStatus.FAILED, "submit_unknown", "the stream ended before it named the run", now)
+            return self._end(RunStatus.FAILED, SUBMIT_UNKNOWN, "the stream ended before it named the run", now)
 
         if not self._attached:
             return []
@@ -373,9 +373,8 @@ class Run:
         return self._wake(now + self._stream.reconnect.delay(max(self._dry, 1), self._draw))
 
     def _complain(self, now: float) -> list[Command]:
-        error = self._error
-        complaint: list[Command] = [Complain(error)] if error is not None else []
-        return [*complaint, *self._wake(now + self._poll.maximum)]
+        assert self._error is not None, "only a poll's error is a complaint"
+        return [Complain(self._error), *self._wake(now + self._poll.maximum)]
 
     def _ask(self, _now: float) -> list[Command]:
         if self._polling:
