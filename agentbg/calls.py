@@ -24,7 +24,7 @@ from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, Strea
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
 from .errors import PreviousRunNotFound, ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
-from .providers.base import Provider
+from .providers.base import Cap, Provider
 
 T = TypeVar("T")
 Events = AsyncGenerator[Sequence[StreamEvent], None]
@@ -51,10 +51,14 @@ class Calls:
 
         raise AssertionError("unreachable")
 
-    async def poll(self, ref: RunRef) -> Polled | PollFailed:
-        """Ask once."""
+    async def poll(self, ref: RunRef, again: StartRequest | None = None, key: str = "") -> Polled | PollFailed:
+        """Ask once. A run that its service has lost is started `again`, with the `key` of its first start."""
         try:
-            return Polled(await self._answer(self.provider.poll(ref)))
+            snapshot = await self._answer(self.provider.poll(ref))
+            if again is not None and snapshot.lost:
+                snapshot = await self._answer(self.provider.start(again, key=key))
+
+            return Polled(snapshot)
         except ProviderError as error:
             return PollFailed(error)
 
@@ -154,7 +158,11 @@ class Calls:
         if isinstance(error, PreviousRunNotFound):
             return await self._let_settle(attempt, since)
 
-        return isinstance(error, ServiceUnavailable) and error.unsent and await self._pause(error, attempt)
+        if not isinstance(error, ServiceUnavailable):
+            return False
+
+        harmless = error.unsent or Cap.IDEMPOTENT_START in self.provider.caps
+        return harmless and await self._pause(error, attempt)
 
     async def _let_settle(self, attempt: int, since: float) -> bool:
         """Wait before the next attempt, the last of them `settling` seconds after the first; False after that."""

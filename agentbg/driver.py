@@ -101,6 +101,11 @@ class Driver:
             return
 
         self.runs[live.id] = live
+        again = self._again(live)
+        if live.record.ref is None and again is not None:
+            self._spawn(live, self._send_start(live, again))
+            return
+
         try:
             async with live.lock:
                 await self._do(live, live.run.begin(self.clock.now()))
@@ -194,8 +199,11 @@ class Driver:
     # --- what runs under way do ---
 
     async def _start(self, live: LiveRun, request: StartRequest) -> None:
-        assert live.calls is not None, "a run that is started has an agent"
         await self._store.create(live.record)
+        await self._send_start(live, request)
+
+    async def _send_start(self, live: LiveRun, request: StartRequest) -> None:
+        assert live.calls is not None, "a run that is started has an agent"
         if live.record.stream and not live.record.refused:
             live.stream = asyncio.current_task()
             await self._pump(live, live.calls.open(request, live.id))
@@ -207,11 +215,16 @@ class Driver:
         await self.tell(live, seen)
         _report_start(live, seen)
 
+    def _again(self, live: LiveRun) -> StartRequest | None:
+        """What to start the run by, should its service have lost it; None where that is not to be."""
+        wanted = not live.record.cancel_requested and self.clock.wall() < live.restarts_until
+        return live.record.request if wanted else None
+
     async def _poll(self, live: LiveRun) -> None:
         calls, ref = live.service
         async with self._limit:
             live.record.polls += 1
-            seen = await calls.poll(ref)
+            seen = await calls.poll(ref, self._again(live), live.id)
 
         if isinstance(seen, PollFailed):
             logger.info("run %s: %s", live.id, seen.error)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import inf
 from typing import Any
 
 from .calls import Calls
@@ -66,6 +67,8 @@ class LiveRun:
         self.cancelling: asyncio.Future[None] | None = None
         self.lost: AgentBGError | None = None
         """Why this process does not drive the run any more, although it is live."""
+        self.restarts_until = -inf
+        """Up to this Unix time the run may be started again, should its service lose it."""
         self.reconnects = 0
         self.bell = Bell()
         self._committed = run.record.position.seq

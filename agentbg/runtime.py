@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, Self, TypeVar
 
 from .agent import Agent, AgentRunOptions, Input, read_input
@@ -18,6 +19,7 @@ from .driver import Driver
 from .errors import UsageError
 from .handle import BackgroundHandle
 from .live import LiveRun
+from .providers.base import Cap
 from .stores.base import Store
 from .stores.memory import MemoryStore
 from .thread import AgentThread
@@ -239,7 +241,12 @@ class AgentRuntime:
             age=max(self.clock.wall() - record.created_at, 0.0),
             parse=agent.parse if agent else None,
         )
-        return LiveRun(run, agent.calls(self._stream.idle) if agent else None)
+        live = LiveRun(run, agent.calls(self._stream.idle) if agent else None)
+        if agent is not None and agent.name == record.agent and Cap.IDEMPOTENT_START in agent.provider.caps:
+            bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)
+            live.restarts_until = min(bound or inf for bound in bounds)
+
+        return live
 
     def _agent_of(self, record: RunRecord) -> Agent[Any] | None:
         """The known agent of this name, if it still talks to the service that the run lives at."""

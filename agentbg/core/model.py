@@ -49,6 +49,10 @@ class StartRequest:
     """Whether the schema has the form that a service can enforce to the letter."""
 
 
+LOST = "lost"
+"""The error code of a failed run that its service cut off, or lost sight of: nobody knows its end."""
+
+
 SUBMIT_UNKNOWN = "submit_unknown"
 """The error code of a failed run of which nobody knows whether it was started."""
 
@@ -88,6 +92,11 @@ class Snapshot:
     poll_after: float | None = None
     """The service's wish in seconds for the next poll; a floor."""
     raw: JSON = field(default_factory=dict[str, Any], repr=False)
+
+    @property
+    def lost(self) -> bool:
+        """True when the service knows that it has lost the run."""
+        return self.status is RunStatus.FAILED and self.error is not None and self.error.code == LOST
 
 
 class EventKind(StrEnum):

@@ -48,6 +48,8 @@ class Cap(Flag):
     """A poll of a running run shows the output so far."""
     PREVIOUS = auto()
     """The service keeps conversations: a start may name the run that it continues."""
+    IDEMPOTENT_START = auto()
+    """A start with the key of an earlier one is that run. If that is lost, its work is done anew, under its ref."""
 
 
 @runtime_checkable
@@ -82,7 +84,7 @@ class Provider(Protocol):
     async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
         """Start a run, once: not a byte is sent twice. May return a terminal snapshot.
 
-        `key` identifies the attempt to services that honour an idempotency key.
+        `key` identifies the run to services that honour an idempotency key (`Cap.IDEMPOTENT_START`).
         """
         ...
 
@@ -96,7 +98,11 @@ class Provider(Protocol):
         ...
 
     async def poll(self, ref: RunRef) -> Snapshot:
-        """Ask once how the run stands."""
+        """Ask once how the run stands.
+
+        A service that knows that it has lost a run shows it FAILED, with the error code `core.model.LOST`. A runtime
+        starts such a run again, with its first key, where that is idempotent; elsewhere it has failed.
+        """
         ...
 
     def attach(self, ref: RunRef, *, after: Cursor | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
