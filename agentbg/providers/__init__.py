@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 from .base import Cap as Cap
 from .base import Provider as Provider
 from .base import Resume as Resume
+from .local import Local as Local
+from .local_run import LocalRun as LocalRun
 
 if TYPE_CHECKING:
     from .azure import AzureOpenAIResponses as AzureOpenAIResponses
     from .openai import OpenAIResponses as OpenAIResponses
 
-__all__ = ["AzureOpenAIResponses", "Cap", "OpenAIResponses", "Provider", "Resume"]
+__all__ = ["AzureOpenAIResponses", "Cap", "Local", "LocalRun", "OpenAIResponses", "Provider", "Resume"]
 
 
 def __getattr__(name: str) -> Any:

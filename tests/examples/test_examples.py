@@ -104,6 +104,15 @@ async def test_many_runs_prints_each_as_it_comes_and_goes_on_past_a_failure(tmp_
         assert server.count("create") == 8
 
 
+async def test_local_agent_needs_no_service(tmp_path: Path):
+    async with ResponsesServer() as server:
+        story, report, end = (await run(server, tmp_path, "local_agent.py")).splitlines()
+        assert story == "Once upon a time there was an octopus. "
+        assert report == "topic='eight arms' words=2"
+        assert end == "cancelled"
+        assert not server.requests
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short(example: Path):
     assert len(example.read_text("utf-8").splitlines()) < 60
