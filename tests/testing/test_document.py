@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "testing.md"
-OURS = DOCUMENT.read_text("utf-8").partition("## Scripted provider")[0]
-BLOCKS = re.findall(r"```python\n(.*?)```", OURS, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
@@ -19,6 +18,5 @@ def test_an_example_runs(code):
     names = {}
     exec(compile(code, str(DOCUMENT), "exec"), names)
     for name, test in names.items():
-        if name.startswith("test_"):
-            assert inspect.iscoroutinefunction(test)
-            asyncio.run(test())
+        if name.startswith("test_") and inspect.isawaitable(running := test()):  # virtual time runs its own loop
+            asyncio.run(running)
