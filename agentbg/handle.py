@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .core.model import SUBMIT_UNKNOWN
@@ -176,7 +177,8 @@ class BackgroundHandle(Generic[T]):
             raise UsageError(f"stream(after=…) takes the seq of the last update you have, 0 for none; not {after}.")
 
         self._require_agent()
-        return ResumableStream(self._driver.updates(self._live, after))
+        updates = partial(self._driver.updates, self._live)
+        return ResumableStream(updates(after), reopen=updates, after=after)
 
     # --- working ---
 

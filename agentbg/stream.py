@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -15,26 +16,46 @@ class ResumableStream:
 
     Iterate it with `async for`, best inside `async with`, which closes it when you leave early; a stream that is left
     open is closed when it is collected. Closing it, or cancelling the task that iterates, leaves the run alive.
+    Cancelling the wait for one update, as `asyncio.wait_for(anext(stream), 5)` does, ends a stream of `run_streaming`:
+    to go on with it raises UsageError. A handle's stream goes on where it was.
 
     Iterating raises no error for a run that failed: that is in the last update's `response`. It raises ProviderError
     when the service refuses to talk about the run (a wrong key, say); the run goes on, and so can you, from the last
     update's token or `seq`.
     """
 
-    def __init__(self, source: AsyncGenerator[AgentRunResponseUpdate, None]) -> None:
+    def __init__(
+        self,
+        source: AsyncGenerator[AgentRunResponseUpdate, None],
+        *,
+        reopen: Callable[[int], AsyncGenerator[AgentRunResponseUpdate, None]] | None = None,
+        after: int = 0,
+    ) -> None:
         self._source = source
+        self._reopen = reopen
+        self._seq = after
         self._busy = False
+        self._cancelled = False  # a generator that is cancelled is over: it must not look like a run that is
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> AgentRunResponseUpdate:
         self._require_idle()
+        if self._cancelled:
+            self._go_on()
+
         self._busy = True
         try:
-            return await anext(self._source)
+            update = await anext(self._source)
+        except asyncio.CancelledError:
+            self._cancelled = True
+            raise
         finally:
             self._busy = False
+
+        self._seq = update.seq
+        return update
 
     async def __aenter__(self) -> Self:
         return self
@@ -47,7 +68,17 @@ class ResumableStream:
     async def aclose(self) -> None:
         """Stop iterating. The run goes on. A task that iterates meanwhile is not disturbed: cancel that one instead."""
         self._require_idle()
+        self._cancelled = False
         await self._source.aclose()
+
+    def _go_on(self) -> None:
+        if self._reopen is None:
+            raise UsageError(
+                "The wait for this stream's next update was cancelled, by a time-out perhaps, and that closed it. Go "
+                "on with run_streaming and the continuation token of the last update."
+            )
+
+        self._source, self._cancelled = self._reopen(self._seq), False
 
     def _require_idle(self) -> None:
         if self._busy:

@@ -6,7 +6,16 @@ import asyncio
 
 import pytest
 
-from agentbg import Agent, AgentRuntime, RunStatus, ServiceUnavailable, StreamPolicy, StreamRefused, UpdateType
+from agentbg import (
+    Agent,
+    AgentRuntime,
+    RunStatus,
+    ServiceUnavailable,
+    StreamPolicy,
+    StreamRefused,
+    UpdateType,
+    UsageError,
+)
 from agentbg.providers import Resume
 from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, message, virtual_time
 
@@ -205,6 +214,41 @@ async def test_a_consumer_that_stops_reading_for_ten_minutes_still_gets_everythi
                     await asyncio.sleep(600)
 
     check(updates, text)
+
+
+@virtual_time
+async def test_a_time_out_around_one_update_of_a_handle_ends_nothing():
+    provider = ScriptedProvider.text(TEXT, seconds=300, deltas=20)
+    async with runtime() as running:
+        handle = await running.submit(Agent(provider), "x", stream=True)
+        updates, outs = [], 0
+        async with handle.stream() as stream:
+            while not updates or updates[-1].type is not UpdateType.END:
+                try:
+                    updates.append(await asyncio.wait_for(anext(stream), 4))
+                except TimeoutError:
+                    outs += 1
+
+        check(updates)
+        assert outs > 10
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+async def impatient(stream):
+    while True:
+        await asyncio.wait_for(anext(stream), 4)
+
+
+@virtual_time
+async def test_a_time_out_around_one_update_of_an_agent_does_not_look_like_the_end():
+    agent = Agent(ScriptedProvider.text(TEXT, seconds=300, deltas=20), clock=VirtualClock())
+    async with agent.run_streaming("x") as stream:
+        with pytest.raises(TimeoutError):
+            await impatient(stream)
+
+        with pytest.raises(UsageError, match="token"):
+            await anext(stream)
 
 
 @virtual_time
