@@ -148,8 +148,9 @@ class RunTimeout(AgentBGError, TimeoutError):
 class SubmitUnknown(AgentBGError):
     """A start was sent and its answer was lost: the run may or may not exist, and may cost money.
 
-    It is not sent again, because no service honours an idempotency key on a start. `run_id` is the run's record in
-    the store, `reason` what is known. Look at the service's own list of runs before you submit again.
+    It is not sent again, unless the service takes the same key as the same run (`Cap.IDEMPOTENT_START`). `run_id` is
+    the run's record in the store, `reason` what is known. Look at the service's own list of runs before you submit
+    again.
     """
 
     def __init__(self, message: str, *, run_id: str | None, reason: str) -> None:

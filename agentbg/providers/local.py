@@ -44,9 +44,9 @@ class Local:
     what `LocalRun.write` is given, is streamed at once. An exception fails the run, with its class's name as
     `error.code`; the traceback is logged. The submitter's context variables are copied at the start.
 
-    **Ends.** `handle.cancel()` cancels the function's task; what the function makes of its CancelledError is the run's
-    end. A closed stream, a time-out, or leaving the runtime does not touch it. `aclose` cancels all that is at work,
-    waits for it (10 s at most), and starts nothing more; `asyncio.run` does so, too, at its loop's end.
+    **Ends.** `handle.cancel()` cancels the function's task, once; what the function makes of its CancelledError is the
+    run's end. A closed stream, a time-out, or leaving the runtime does not touch it. `aclose` cancels all that is at
+    work, waits for it (10 s at most), and starts nothing more; `asyncio.run` cancels it at its loop's end, too.
 
     **Lost runs.** The work does not survive its process, its event loop, or its `Local`. A run that was cut off fails
     with the code "lost". With `idempotent=True` a runtime starts it again instead, under the same run id; a RESET
@@ -129,7 +129,7 @@ class Local:
 
         if work.task is not None:
             work.cancel_asked = True
-            work.task.cancel()
+            _cancel(work.task)
             await work.wait(CANCEL_PATIENCE)
 
         return None if work.ended_at is None else work.snapshot()
@@ -145,7 +145,7 @@ class Local:
         self._enter_loop()
         tasks = {work.task for work in self._works.values() if work.task is not None} - {asyncio.current_task()}
         for task in tasks:
-            task.cancel()
+            _cancel(task)
 
         if tasks:
             _, stubborn = await asyncio.wait(tasks, timeout=CLOSE_GRACE)
@@ -249,6 +249,12 @@ _FOREIGN = (
     "The run was at work in another process, or in another Local of this one. Its work cannot be taken up from here, "
     "and is lost if that process is gone."
 )
+
+
+def _cancel(task: asyncio.Task[str]) -> None:
+    """Once: a cancel is sent again by a runtime that takes the run up, and would break into its cleaning up."""
+    if not task.cancelling():
+        task.cancel()
 
 
 def _stopped(work: Work, task: asyncio.Task[str]) -> tuple[RunStatus, None, RunErrorInfo | None]:

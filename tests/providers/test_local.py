@@ -283,6 +283,31 @@ async def test_a_function_that_cleans_up_for_long_is_waited_for_by_polls():
 
 
 @virtual_time
+async def test_cleaning_up_is_not_disturbed_by_another_cancel_nor_by_a_runtime_that_takes_the_run_up_nor_by_closing():
+    cleaned = []
+
+    async def work(text: str):
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(9)
+            cleaned.append(asyncio.get_running_loop().time())
+
+    store, agent = MemoryStore(), agent_of(work)
+    async with runtime(store) as running:
+        handle = await running.submit(agent, "x")
+        await asyncio.sleep(5)
+        await handle.cancel()
+        await handle.cancel()
+
+    async with runtime(store, agents=[agent]):
+        await asyncio.sleep(1)
+
+    await agent.aclose()
+    assert cleaned == [14]
+
+
+@virtual_time
 async def test_a_function_that_answers_its_cancellation_has_answered():
     async def work(text: str):
         try:
