@@ -12,7 +12,7 @@ import pydantic_core
 
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from ..core.sse import EventDecoder
-from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported
+from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported, UsageError
 from .base import Cap, Resume
 from .openai_errors import poll_after, translated
 from .responses_wire import read_event, read_response, start_body
@@ -138,7 +138,10 @@ class OpenAIResponses:
     async def _events(
         self, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
     ) -> AsyncGenerator[Sequence[StreamEvent], None]:
-        """The events of an SSE body, those of a chunk together. What breaks in a chunk breaks after what was whole."""
+        """The events of an SSE body, those of a chunk together. What breaks in a chunk breaks after what was whole.
+
+        A chunk that completes no event is a sign of life all the same: a large event may take long on a slow line.
+        """
         if _media_type(headers).endswith(("json", "html", "xml")):  # some call a stream text/plain, or anything
             raise ServiceUnavailable(f"The service answered {_media_type(headers)} instead of a stream.")
 
@@ -149,8 +152,7 @@ class OpenAIResponses:
                 for data in decoder.feed(chunk):
                     events.append(self._event(data))  # noqa: PERF401 (what came before a broken event stays)
             finally:
-                if events:
-                    yield events
+                yield events
 
     def _event(self, data: bytes) -> StreamEvent:
         if not data or data == b"[DONE]":
@@ -161,11 +163,16 @@ class OpenAIResponses:
 
 def _make_client(api_key: str | None, base_url: str | None) -> openai.AsyncOpenAI:
     try:
-        return openai.AsyncOpenAI(api_key=api_key, base_url=base_url)
+        client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url)
     except openai.OpenAIError as error:
         raise AuthenticationFailed(
             "No API key: set the environment variable OPENAI_API_KEY, or pass api_key=… (any text for a local server)."
         ) from error
+
+    if client.base_url.scheme not in ("http", "https") or not client.base_url.host:
+        raise UsageError(f"A base URL is like https://api.openai.com/v1; {str(client.base_url)!r} is none.")
+
+    return client
 
 
 def fingerprint(base_url: str) -> str:
