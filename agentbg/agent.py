@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar, cast, overload
 from uuid import uuid4
 
@@ -43,6 +43,25 @@ class AgentRunOptions:
     """Of a response, for `run`; of an update, for `run_streaming`; or such a token's text."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Parameters of the service itself, JSON-safe, sent with the start as they are; they win over all else."""
+    reasoning_effort: str | None = None
+    """How much to think, in the model's own word: "low", "medium", "high"."""
+    max_output_tokens: int | None = None
+    """An answer that needs more, its reasoning included, is incomplete."""
+    service_tier: str | None = None
+    """What to pay for: "default", "flex", "priority"."""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Kept with the run at the service, and shown there. What `submit(metadata=…)` keeps stays in your store."""
+
+    def over(self, defaults: AgentRunOptions) -> AgentRunOptions:
+        """These options, with `defaults` where they say nothing. Of two mappings, both count."""
+        return replace(
+            self,
+            extra={**defaults.extra, **self.extra},
+            metadata={**defaults.metadata, **self.metadata},
+            reasoning_effort=self.reasoning_effort or defaults.reasoning_effort,
+            max_output_tokens=defaults.max_output_tokens if self.max_output_tokens is None else self.max_output_tokens,
+            service_tier=self.service_tier or defaults.service_tier,
+        )
 
 
 class Agent(Generic[T]):
@@ -51,7 +70,8 @@ class Agent(Generic[T]):
     `tools` are the service's own tools, as dictionaries: {"type": "web_search"}. `output_type` is any type that
     pydantic can describe; its JSON schema goes with each start, strict where that is possible (see `agentbg.output`),
     and `response.value` is then of this type. UsageError for a type that pydantic cannot describe.
-    `name` is what a stored run remembers, so that another process finds the agent again.
+    `name` is what a stored run remembers, so that another process finds the agent again. `options` are defaults for
+    those of each run: how hard to think, and the like; not whether a run is in the background, or which it is.
 
     `retry` says how often a start, a cancel, or a poll of `run` is sent again. `poll` and `stream` are for
     `run_streaming` (`run` takes `poll.missing_grace` from it); a runtime has policies of its own.
@@ -66,6 +86,7 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: None = None,
+        options: AgentRunOptions | None = None,
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         retry: RetryPolicy | None = None,
@@ -81,6 +102,7 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: type[T],
+        options: AgentRunOptions | None = None,
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         retry: RetryPolicy | None = None,
@@ -96,6 +118,7 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: object,
+        options: AgentRunOptions | None = None,
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         retry: RetryPolicy | None = None,
@@ -110,6 +133,7 @@ class Agent(Generic[T]):
         instructions: str | None = None,
         tools: Sequence[JSON] = (),
         output_type: object = None,
+        options: AgentRunOptions | None = None,
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         retry: RetryPolicy | None = None,
@@ -125,6 +149,7 @@ class Agent(Generic[T]):
         self.provider = provider
         self.name = name
         self.instructions = instructions
+        self._options = _check_defaults(options or AgentRunOptions())
         self.tools = tuple(tools)
         self._output: Output[T] | None = None if output_type in (None, str) else Output(output_type)
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
@@ -216,7 +241,8 @@ class Agent(Generic[T]):
     ) -> StartRequest:
         """What to send to start a run. Raises UsageError for what cannot be sent: nothing, or what is no JSON."""
         messages = read_input(input)
-        extra = dict(options.extra) if options else {}
+        options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
+        extra = dict(options.extra)
         if "stream" in extra:
             raise UsageError("Whether a run is streamed is said by the call: run_streaming, or submit(…, stream=True).")
 
@@ -230,11 +256,15 @@ class Agent(Generic[T]):
             tools=self.tools,
             output_schema=self._output.schema if self._output else None,
             output_strict=self._output is not None and self._output.strict,
-            background=bool(extra.get("background", options is None or options.allow_background_responses)),
+            background=bool(extra.get("background", options.allow_background_responses)),
             previous=thread.last if thread is not None and kept else None,
             extra=extra,
+            reasoning_effort=options.reasoning_effort,
+            max_output_tokens=_positive(options.max_output_tokens),
+            service_tier=options.service_tier,
+            metadata=options.metadata,
         )
-        _require_json([request.input, request.tools, request.extra])
+        _require_json([request.input, request.tools, request.extra, request.metadata])
         return request
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
@@ -335,6 +365,23 @@ def read_input(input: Input) -> list[Message]:
         raise UsageError("The input is empty: pass a text, a message, or a list of at least one.")
 
     return messages
+
+
+def _check_defaults(options: AgentRunOptions) -> AgentRunOptions:
+    if options.allow_background_responses or options.continuation_token is not None:
+        raise UsageError(
+            "An agent's options are defaults for all of its runs. Whether a run is in the background, and which one a "
+            "token continues, is said with the run."
+        )
+
+    return options
+
+
+def _positive(tokens: int | None) -> int | None:
+    if tokens is not None and tokens < 1:
+        raise UsageError(f"max_output_tokens must be 1 or more, or None for no bound; not {tokens}.")
+
+    return tokens
 
 
 def _require_json(value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any, Self, TypeVar
 
@@ -123,7 +124,7 @@ class AgentRuntime:
             raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
 
         self._register(agent)
-        background = AgentRunOptions(allow_background_responses=True, extra=options.extra if options else {})
+        background = replace(options or AgentRunOptions(), allow_background_responses=True)
         record = agent.record(None, self.clock.wall(), agent.request(input, thread, background))
         record.stream = stream
         record.epoch = 1

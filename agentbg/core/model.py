@@ -47,6 +47,11 @@ class StartRequest:
     """Parameters of the service itself, sent as they are; they win over all else."""
     output_strict: bool = False
     """Whether the schema has the form that a service can enforce to the letter."""
+    reasoning_effort: str | None = None
+    max_output_tokens: int | None = None
+    service_tier: str | None = None
+    metadata: JSON = field(default_factory=dict[str, Any])
+    """Texts by name, for the service to keep with the run."""
 
 
 LOST = "lost"

@@ -49,11 +49,25 @@ def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, 
         "background": request.background,
         "stream": stream,
         "previous_response_id": previous.id if previous else None,
+        "reasoning": {"effort": request.reasoning_effort} if request.reasoning_effort else None,
+        "max_output_tokens": request.max_output_tokens,
+        "service_tier": request.service_tier,
+        "metadata": dict(request.metadata),
         "text": _text_format(request.output_schema, request.output_strict) if request.output_schema else None,
     }
     body.update((name, value) for name, value in optional.items() if value)
-    body.update(request.extra)
+    for name, value in request.extra.items():
+        body[name] = _over(body.get(name), value)
+
     return body
+
+
+def _over(own: object, wish: object) -> object:
+    """A parameter that is wished for; an object goes over ours, so that a verbosity does not cost the schema."""
+    if isinstance(own, Mapping) and isinstance(wish, Mapping):
+        return {**cast("JSON", own), **cast("JSON", wish)}
+
+    return wish
 
 
 def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None) -> Snapshot:

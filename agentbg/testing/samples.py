@@ -60,7 +60,20 @@ def full_record() -> RunRecord:
         poll_after=2.5,
         raw=raw,
     )
-    request = StartRequest([raw], NASTY, [raw], {"title": "Report"}, background=False, previous=ref, extra=raw)
+    request = StartRequest(
+        [raw],
+        NASTY,
+        [raw],
+        {"title": "Report"},
+        background=False,
+        previous=ref,
+        extra=raw,
+        output_strict=True,
+        reasoning_effort=NASTY,
+        max_output_tokens=2**40,
+        service_tier=NASTY,
+        metadata=raw,
+    )
     return RunRecord(
         id="run_1",
         agent="researcher",

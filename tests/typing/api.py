@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, assert_type
 
-from openai import AsyncOpenAI
+from openai import AsyncAzureOpenAI, AsyncOpenAI
 from pydantic import BaseModel
 
 from agentbg import (
@@ -31,7 +32,8 @@ from agentbg import (
     UpdateType,
     Usage,
 )
-from agentbg.providers import OpenAIResponses, Provider
+from agentbg.inputs import developer, file, image, system, text, user
+from agentbg.providers import AzureOpenAIResponses, OpenAIResponses, Provider
 from agentbg.stores import MemoryStore, SQLiteStore
 
 
@@ -40,6 +42,8 @@ class Report(BaseModel):
 
 
 provider: Provider = OpenAIResponses("gpt-5", client=AsyncOpenAI())
+azure: Provider = AzureOpenAIResponses("gpt-5", client=AsyncAzureOpenAI())
+by_token: Provider = AzureOpenAIResponses("gpt-5", azure_endpoint="…", token_provider=lambda: "…", api_version="…")
 agent = Agent(provider, name="researcher", instructions="…", tools=[{"type": "web_search"}], output_type=Report)
 plain = Agent(OpenAIResponses(model="gpt-5", api_key="…", base_url="http://127.0.0.1/v1"))
 
@@ -94,7 +98,13 @@ async def inputs_of_every_shape() -> None:
     await plain.run(Message("user", "text"))
     await plain.run({"role": "user", "content": "text"})
     await plain.run([Message("user", "text"), {"type": "item_reference", "id": "msg_1"}])
+    await plain.run(user("text", image(Path("a.png"), detail="low"), file(b"%PDF-", name="a.pdf"), text("more")))
+    await plain.run([system("rules"), developer("rules"), user("text")])
     await plain.run("text", options=AgentRunOptions(extra={"reasoning": {"effort": "high"}}))
+    await plain.run(
+        "text", options=AgentRunOptions(reasoning_effort="high", max_output_tokens=500, service_tier="flex")
+    )
+    Agent(provider, options=AgentRunOptions(metadata={"team": "research"}), output_type=Report)
 
 
 async def the_runtime() -> None:
