@@ -34,6 +34,7 @@ class Exit(IntEnum):
     SERVICE = 8, "the service cannot be reached, or refuses"
     SUBMIT_UNKNOWN = 9, "a start was sent, and nobody knows whether it arrived"
     STORE = 10, "the store cannot be used, or has no such run"
+    OUTPUT = 11, "the answer cannot be written: stdout is full or closed"
     INTERRUPTED = 130, "Ctrl-C; the run goes on"
 
     meaning: str

@@ -112,6 +112,14 @@ class Screen:
 
         self.note(f"Run {run.id} is not done after {timeout:g} s. It goes on: {self._hint(run.id)}\nToken: {run.token}")
 
+    def unwritten(self, error: OSError) -> None:
+        """Stdout takes no more. A pipe that is not read any more, as by `head`, is no news to anybody."""
+        self._stop_spinning()
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is still buffered must not fail again at the exit)
+        if not isinstance(error, BrokenPipeError):
+            hint = f" It is in the store: {self._hint(self.run_id)}" if self.run_id is not None else ""
+            self.note(f"The answer could not be written: {error.strerror or error}.{hint}")
+
     def interrupted(self) -> None:
         """Ctrl-C."""
         self._stop_spinning()
@@ -176,8 +184,8 @@ class Screen:
 
     def _end_line(self) -> None:
         if self._column:
-            typer.echo()
             self._column = 0
+            typer.echo()
 
     # --- the spinner ---
 

@@ -50,6 +50,9 @@ def perform(work: Callable[[], Awaitable[Exit]], screen: Screen) -> Exit:
     except AgentBGError as error:
         screen.error(error)
         return exit_of_error(error)
+    except OSError as error:  # what a service or a store does is an AgentBGError: this is stdout
+        screen.unwritten(error)
+        return Exit.OUTPUT
 
 
 async def submit(order: Order, screen: Screen) -> Exit:

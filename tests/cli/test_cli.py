@@ -387,6 +387,27 @@ class TestForeign:
         assert not elsewhere.requests
 
 
+class TestStdout:
+    def test_an_answer_that_cannot_be_written_stays_in_the_store(self, serve, cli, spawn):
+        serve(Script.text("Hello."))
+        run_id = cli.detach()
+        with open("/dev/full", "w") as full:
+            result = spawn("result", run_id, stdout=full)
+            _, stderr = result.communicate(timeout=60)
+
+        assert result.returncode == Exit.OUTPUT
+        assert f"could not be written: No space left on device. It is in the store: agentbg result {run_id}" in stderr
+        assert "Traceback" not in stderr
+        assert cli("result", run_id).stdout == "Hello.\n"
+
+    def test_a_reader_that_has_enough_is_no_error_to_talk_about(self, serve, cli, spawn):
+        serve(SLOW)
+        result = spawn("run", "Hello?", "--stream")
+        result.stdout.close()
+        assert result.wait(timeout=60) == Exit.OUTPUT
+        assert "Traceback" not in result.stderr.read()
+
+
 class TestHelp:
     def test_it_documents_every_exit_code(self, cli):
         text = cli("--help").stdout
@@ -479,4 +500,4 @@ def dump(path) -> list[str]:
 
 
 def test_exit_codes_are_what_the_documents_say():
-    assert json.loads(json.dumps(list(Exit))) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130]
+    assert json.loads(json.dumps(list(Exit))) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 130]
