@@ -21,6 +21,7 @@ from .core.messages import (
     StreamEnded,
 )
 from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
+from .core.record import RunRecord
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
 from .errors import PreviousRunNotFound, ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
@@ -28,6 +29,7 @@ from .providers.base import Cap, Provider
 
 T = TypeVar("T")
 Events = AsyncGenerator[Sequence[StreamEvent], None]
+CANCELLED_INSIDE = "The provider's client cancelled the call."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,16 @@ class Calls:
     idle: float
     retry: RetryPolicy
 
+    def opens(self, record: RunRecord) -> bool:
+        """True when a run is started and streamed in one request; otherwise it is started, then attached to."""
+        return record.stream and not record.refused and Cap.STREAM_START in self.provider.caps
+
     async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
         """Start a run; send it again only where the first surely did no work at the service."""
         since = _now()
         for attempt in count(1):
             try:
-                return Started(await self.provider.start(request, key=key))
+                return Started(await _contained(self.provider.start(request, key=key)))
             except ProviderError as error:
                 if not await self._may_repeat(error, attempt, since):
                     return _failed_start(error)
@@ -132,7 +138,7 @@ class Calls:
             while True:
                 try:
                     async with asyncio.timeout(allowed):
-                        batch = await anext(events)
+                        batch = await _contained(anext(events))
                 except StopAsyncIteration:
                     break
                 except TimeoutError:
@@ -141,7 +147,6 @@ class Calls:
                 except ProviderError as raised:
                     error = raised
                     break
-
                 allowed = self.idle
                 yield Streamed(batch)
 
@@ -150,7 +155,7 @@ class Calls:
     async def _answer(self, call: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self.retry.answer):
-                return await call
+                return await _contained(call)
         except TimeoutError as error:
             raise ServiceUnavailable(f"The service did not answer within {self.retry.answer:g} s.") from error
 
@@ -203,6 +208,18 @@ def raise_if_not_started(seen: Observation, run_id: str | None) -> None:
 def _shows_run(seen: Streamed) -> bool:
     """Keepalives may come before the run itself."""
     return any(event.kind is not EventKind.KEEPALIVE for event in seen.events)
+
+
+async def _contained(call: Awaitable[T]) -> T:
+    """A cancel scope inside a client can leak its cancellation: that is a call that failed, and no cancelled task."""
+    try:
+        return await call
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+
+        raise ServiceUnavailable(CANCELLED_INSIDE) from error
 
 
 def _failed_start(error: ProviderError) -> StartFailed | StartLost:

@@ -204,7 +204,7 @@ class Driver:
 
     async def _send_start(self, live: LiveRun, request: StartRequest) -> None:
         assert live.calls is not None, "a run that is started has an agent"
-        if live.record.stream and not live.record.refused:
+        if live.calls.opens(live.record):
             live.stream = asyncio.current_task()
             await self._pump(live, live.calls.open(request, live.id))
             return

@@ -69,8 +69,12 @@ class _Pilot:
         self._reading: asyncio.Task[Observation] | None = None
 
     def open(self, request: StartRequest) -> Sequence[Command]:
-        self._stream = self._calls.open(request, self._run.record.id)
+        record = self._run.record
+        self._stream = self._calls.open(request, record.id) if self._calls.opens(record) else self._start(request)
         return ()
+
+    async def _start(self, request: StartRequest) -> Observations:
+        yield await self._calls.start(request, self._run.record.id)
 
     async def do(self, command: Command) -> None:
         match command:

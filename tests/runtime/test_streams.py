@@ -8,16 +8,19 @@ import pytest
 
 from agentbg import (
     Agent,
+    AgentRunOptions,
     AgentRuntime,
     RunStatus,
     ServiceUnavailable,
     StreamPolicy,
     StreamRefused,
+    SubmitUnknown,
     UpdateType,
     UsageError,
 )
-from agentbg.providers import Resume
+from agentbg.providers import Cap, Resume
 from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, message, virtual_time
+from agentbg.testing.provider import ALL_CAPS
 
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen."
 
@@ -137,6 +140,61 @@ async def test_a_service_without_streams_is_streamed_from_its_polls():
         check(await read(handle))
 
     assert provider.count("open") == 0
+
+
+@pytest.mark.parametrize("resume", [Resume.CURSOR, Resume.NONE])
+def test_a_service_that_cannot_start_with_a_stream_is_attached_to_or_polled(resume):
+    @virtual_time
+    async def story():
+        provider = told(resume=resume, caps=ALL_CAPS & ~Cap.STREAM_START)
+        agent = Agent(provider, clock=VirtualClock())
+        async with runtime() as running:
+            check(await read(await running.submit(agent, "x", stream=True)))
+
+        options = AgentRunOptions(allow_background_responses=True)
+        async with agent.run_streaming("x", agent.get_new_thread(), options) as updates:
+            check([update async for update in updates])
+
+        assert (provider.count("open"), provider.count("start")) == (0, 2)
+        assert provider.count("attach") == (2 if resume is Resume.CURSOR else 0)
+
+    story()
+
+
+@virtual_time
+async def test_a_cancellation_that_leaks_from_a_client_is_a_failed_call():
+    class Leaky(ScriptedProvider):
+        def leak(self, method):
+            if self.count(method) == 2:
+                raise asyncio.CancelledError
+
+        async def poll(self, ref):
+            snapshot = await super().poll(ref)
+            self.leak("poll")
+            return snapshot
+
+        async def attach(self, ref, *, after=None):
+            async for events in super().attach(ref, after=after):
+                self.leak("attach")
+                yield events
+
+    provider = Leaky.text(TEXT, seconds=30, deltas=20).cut(3, times=2)
+    async with runtime() as running:
+        agent = Agent(provider)
+        check(await read(await running.submit(agent, "x", stream=True)))
+        assert (await (await running.submit(agent, "x"))).text == TEXT
+
+
+@virtual_time
+async def test_a_cancellation_that_leaks_into_a_start_loses_its_answer_and_hangs_nobody():
+    class Leaky(ScriptedProvider):
+        async def start(self, request, *, key=None):
+            await super().start(request, key=key)
+            raise asyncio.CancelledError
+
+    async with runtime() as running:
+        with pytest.raises(SubmitUnknown, match="client cancelled the call"):
+            await running.submit(Agent(Leaky.text(TEXT)), "x")
 
 
 @virtual_time
