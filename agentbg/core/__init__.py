@@ -1,4 +1,4 @@
-"""What a run means and what to do next: pure code, with no await, no clock, no random source, no network, no SDK.
+"""What a run means and what to do next: pure code. Nothing here waits, reads a clock, draws a number, or knows an SDK.
 
 Time and randomness come in as arguments, so all that is hard here can be tested without a loop.
 
