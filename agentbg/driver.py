@@ -33,7 +33,7 @@ from .core.model import StartRequest
 from .core.queue import PollQueue
 from .core.update import AgentRunResponseUpdate
 from .errors import AgentBGError, ProviderError, RuntimeClosed
-from .live import LiveRun
+from .live import LiveRun, heard, outlast
 from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
@@ -83,7 +83,7 @@ class Driver:
         finally:
             self._stop.set()
             if self._supervisor is not None:
-                await asyncio.wait({self._supervisor})
+                await outlast({self._supervisor})
 
     async def start(self, live: LiveRun, request: StartRequest) -> None:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
@@ -338,7 +338,7 @@ def _report_start(live: LiveRun, seen: Observation) -> None:
 def _promise() -> asyncio.Future[None]:
     """A future whose outcome nobody may be there to take: that is no error."""
     promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    promise.add_done_callback(lambda done: done.cancelled() or done.exception())
+    promise.add_done_callback(heard)
     return promise
 
 

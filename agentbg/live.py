@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import inf
@@ -48,6 +48,25 @@ class Bell:
                 waiting.set_result(None)
             else:
                 waiting.set_exception(error)
+
+
+async def outlast(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Wait until these have ended, which they do soon; being cancelled meanwhile is put off until then."""
+    cancelled: asyncio.CancelledError | None = None
+    while any(not task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancelled = error
+
+    if cancelled is not None:
+        raise cancelled
+
+
+def heard(done: asyncio.Future[Any]) -> None:
+    """A done callback for what nobody may wait for any more: its error is no error then."""
+    if not done.cancelled():
+        done.exception()
 
 
 class LiveRun:

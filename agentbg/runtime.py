@@ -19,7 +19,7 @@ from .core.token import ContinuationToken
 from .driver import Driver
 from .errors import UsageError
 from .handle import BackgroundHandle
-from .live import LiveRun
+from .live import LiveRun, heard, outlast
 from .providers.base import Cap
 from .stores.base import Store
 from .stores.memory import MemoryStore
@@ -91,7 +91,7 @@ class AgentRuntime:
         try:
             await self._driver.aclose()
         finally:
-            await self._store.aclose()
+            await self._release()
 
     # --- runs ---
 
@@ -200,6 +200,13 @@ class AgentRuntime:
         for _ in waiting:
             yield await done.get()
 
+    async def _release(self) -> None:
+        """Let go of the store, once the runs on their way out of it have come: a later owner's are not to be taken."""
+        try:
+            await outlast(set(self._taking.values()))
+        finally:
+            await self._store.aclose()
+
     # --- taking up ---
 
     async def _take_up_all(self) -> None:
@@ -221,6 +228,7 @@ class AgentRuntime:
         if taking is None:  # once, however many ask: a second owner would fence off the first
             taking = self._taking[record.id] = asyncio.ensure_future(self._acquire(record.id, agent))
             taking.add_done_callback(lambda _: self._taking.pop(record.id, None))
+            taking.add_done_callback(heard)
 
         return await asyncio.shield(taking)
 

@@ -166,6 +166,55 @@ async def test_closing_waits_for_a_streamed_start_to_be_answered_and_no_longer()
     assert clock.now() - before == pytest.approx(1, abs=0.5)
 
 
+@virtual_time
+async def test_a_closing_that_is_cancelled_leaves_no_task_behind():
+    running = runtime()
+    await running.__aenter__()
+    await running.submit(Agent(ScriptedProvider.text("done", seconds=60)), "x", stream=True)
+    closing = asyncio.ensure_future(running.__aexit__())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@virtual_time
+async def test_a_run_that_a_closing_runtime_was_taking_up_is_not_taken_from_the_next():
+    store, agent = Moody(), Agent(ScriptedProvider.text("done", seconds=60))
+    async with runtime(store) as running:
+        run_id = (await running.submit(agent, "x")).id
+
+    async with runtime(store) as running:
+        running._register(agent)
+        store.acquiring = 5.0
+        getting = asyncio.ensure_future(running.get(run_id))
+        await asyncio.sleep(1)
+        getting.cancel()
+
+    store.acquiring = 0.0
+    async with runtime(store, agents=[agent]) as running:
+        assert (await (await running.get(run_id)).result(timeout=3600)).text == "done"
+
+
+@virtual_time
+async def test_a_taking_up_that_fails_when_nobody_waits_for_it_any_more_is_quiet():
+    uncaught = complaints()
+    store, agent = Moody(acquiring=5.0), Agent(ScriptedProvider.text("done", seconds=60))
+    async with runtime(store) as running:
+        await store.create(record := agent.record(None, 0.0, agent.request("x")))
+        running._register(agent)
+        store.refusals = 1
+        getting = asyncio.ensure_future(running.get(record.id))
+        await asyncio.sleep(1)
+        getting.cancel()
+        await asyncio.sleep(10)
+
+    gc.collect()
+    assert uncaught == []
+
+
 def test_two_agents_of_one_name_cannot_both_be_found_by_it():
     one, other = (Agent(ScriptedProvider(), name="writer") for _ in range(2))
     AgentRuntime(agents=[one, one])
