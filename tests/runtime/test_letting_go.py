@@ -211,6 +211,7 @@ async def test_a_taking_up_that_fails_when_nobody_waits_for_it_any_more_is_quiet
         getting.cancel()
         await asyncio.sleep(10)
 
+    del getting
     gc.collect()
     assert uncaught == []
 

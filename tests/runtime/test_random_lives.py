@@ -12,7 +12,7 @@ import logging
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, pairwise
 from math import inf
@@ -47,7 +47,7 @@ MAX_AGE = 600.0
 class MoodyStore(MemoryStore):
     """Takes its time before and after each call, refuses some, and notes what it was told. Closing waits for calls."""
 
-    def __init__(self, delays: Sequence[float], refused: frozenset[int]) -> None:
+    def __init__(self, delays: Sequence[float], refused: frozenset[int], stubborn: bool) -> None:
         super().__init__()
         self.first: dict[str, int] = {}
         """The seq after which each run's journal begins."""
@@ -57,12 +57,21 @@ class MoodyStore(MemoryStore):
         """Runs that a runtime had to let go of."""
         self._delays = cycle(delays)
         self._refused = refused
+        self._stubborn = stubborn  # what was accepted is done, also when nobody waits for it any more
         self._calls = count(1)
         self._under_way = 0
         self._idle = asyncio.Event()
         self._closing = False
 
-    async def _call(self, work: Awaitable[Any], run_id: str = "") -> Any:
+    async def _call(self, work: Coroutine[Any, Any, Any], run_id: str = "") -> Any:
+        if not self._stubborn:
+            return await self._do(work, run_id)
+
+        doing = asyncio.ensure_future(self._do(work, run_id))
+        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(doing)
+
+    async def _do(self, work: Coroutine[Any, Any, Any], run_id: str) -> Any:
         before, after = (next(self._delays), next(self._delays)) if self.moody else (0.0, 0.0)
         refused = self.moody and next(self._calls) in self._refused
         self._under_way += 1
@@ -90,12 +99,15 @@ class MoodyStore(MemoryStore):
 
     async def aclose(self):
         self._closing = True
-        try:
-            while self._under_way:
-                self._idle.clear()
-                await self._idle.wait()
-        finally:
-            await super().aclose()
+        await asyncio.shield(asyncio.ensure_future(self.quiet()))
+
+    async def quiet(self) -> None:
+        """Closed, with nothing under way: a cancellation only stops the waiting for that."""
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()
+
+        await super().aclose()
 
     async def create(self, record):
         self.first[record.id] = record.position.seq
@@ -174,6 +186,7 @@ class Program:
     faults: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
     delays: list[float]
     refused: frozenset[int]
+    stubborn: bool
     lives: list[Life]
     max_requests: int
     seed: int
@@ -247,6 +260,7 @@ PROGRAMS = st.builds(
     faults=st.lists(FAULTS, max_size=4),
     delays=st.lists(DELAYS, min_size=1, max_size=5),
     refused=st.one_of(st.just(frozenset()), st.frozensets(st.integers(1, 30), max_size=3)),
+    stubborn=st.booleans(),
     lives=st.lists(LIVES, min_size=1, max_size=3),
     max_requests=st.sampled_from([1, 32]),
     seed=st.integers(0, 9),
@@ -273,7 +287,7 @@ class World:
         for name, args, options in program.faults:
             getattr(provider, name)(*args, **options)
 
-        store = MoodyStore(program.delays, program.refused)
+        store = MoodyStore(program.delays, program.refused, program.stubborn)
         return cls(provider, Agent(provider), store, random.Random(program.seed).random, program.max_requests)
 
     def runtime(self) -> AgentRuntime:
@@ -302,6 +316,8 @@ class Player:
         self.handles: list[Any] = []
         self.cut_short: set[asyncio.Task[None]] = set()
         self.tasks: list[asyncio.Task[None]] = []
+        self.deaf: list[asyncio.Task[None]] = []
+        """Those that were cancelled, and went on."""
         self.awaited: dict[asyncio.Task[None], Any] = {}
 
     async def play(self, life: Life) -> None:
@@ -327,6 +343,11 @@ class Player:
         if not task.done():
             self.cut_short.add(task)
             task.cancel()
+            asyncio.get_running_loop().call_later(0.001, self.expect_done, task)
+
+    def expect_done(self, task: asyncio.Task[None]) -> None:
+        if not task.done():
+            self.deaf.append(task)
 
     async def take(self, step: Step) -> None:
         try:
@@ -438,6 +459,7 @@ class Player:
             _, hanging = await asyncio.wait(self.tasks, timeout=BOUND)
             assert not hanging, "it waits for ever"
 
+        assert self.deaf == []
         for task in self.tasks:
             if not task.cancelled():
                 task.result()
@@ -491,6 +513,7 @@ async def live(world: World, life: Life) -> None:
         player.check_waiters()
         await cancelled_after(runtime.__aexit__(None, None, None), life.closing_cancelled)
 
+    await world.store.quiet()
     left = [task for task in asyncio.all_tasks() if task not in {*player.tasks, asyncio.current_task()}]
     assert left == [], f"tasks that nobody waits for: {left}"
     await player.check_all_over()
