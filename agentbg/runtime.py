@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any, Self, TypeVar
@@ -63,8 +63,7 @@ class AgentRuntime:
         self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._agents: dict[str, Agent[Any]] = {}
-        self._taking: dict[str, asyncio.Future[LiveRun]] = {}
-        self._resuming = asyncio.Lock()
+        self._taking: dict[Hashable, asyncio.Future[LiveRun]] = {}
         self._draw = draw
         self._driver = Driver(self._store, self.clock, max_requests)
         for agent in agents:
@@ -159,15 +158,8 @@ class AgentRuntime:
         token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
         token.check_age(self.clock.wall(), agent.provider.retention)
         self._register(agent)
-        async with self._resuming:  # two that resume one token at once must find one run, not make two
-            known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
-            if known is not None:
-                return BackgroundHandle(self._driver, await self._take_up(known, agent))
-
-            record = agent.record(token, self.clock.wall(), None)
-            record.epoch = 1
-            await self._store.create(record)
-            return BackgroundHandle(self._driver, await self._drive(record, agent))
+        service = (token.ref.provider, token.ref.endpoint, token.ref.id)
+        return BackgroundHandle(self._driver, await self._once(service, lambda: self._adopt(token, agent)))
 
     async def list(
         self,
@@ -224,13 +216,34 @@ class AgentRuntime:
         if agent is None or not record.status.live:
             return self._live(record, agent)
 
-        taking = self._taking.get(record.id)
-        if taking is None:  # once, however many ask: a second owner would fence off the first
-            taking = self._taking[record.id] = asyncio.ensure_future(self._acquire(record.id, agent))
-            taking.add_done_callback(lambda _: self._taking.pop(record.id, None))
+        return await self._once(record.id, lambda: self._acquire(record.id, agent))
+
+    async def _once(self, key: Hashable, take: Callable[[], Coroutine[Any, Any, LiveRun]]) -> LiveRun:
+        """What `take` gives: to all who ask meanwhile, too, and to its end, also when whoever asked is cancelled.
+
+        A run taken up twice at once would be two: a second owner fences off the first.
+        """
+        taking = self._taking.get(key)
+        if taking is None:
+            taking = self._taking[key] = asyncio.ensure_future(take())
+            taking.add_done_callback(lambda _: self._taking.pop(key, None))
             taking.add_done_callback(heard)
 
         return await asyncio.shield(taking)
+
+    async def _adopt(self, token: ContinuationToken, agent: Agent[Any]) -> LiveRun:
+        """The run behind a token: the store's, or a new one, which nobody is to find before it is driven."""
+        known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
+        if known is not None:
+            return await self._take_up(known, agent)
+
+        record = agent.record(token, self.clock.wall(), None)
+        record.epoch = 1
+        return await self._once(record.id, lambda: self._enter(record, agent))
+
+    async def _enter(self, record: RunRecord, agent: Agent[Any]) -> LiveRun:
+        await self._store.create(record)
+        return await self._drive(record, agent)
 
     async def _acquire(self, run_id: str, agent: Agent[Any]) -> LiveRun:
         return await self._drive(await self._store.acquire(run_id), agent)

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from agentbg import Agent, AgentRuntime, RuntimeClosed, StoreError, UsageError
+from agentbg import Agent, AgentRunOptions, AgentRuntime, RuntimeClosed, StoreError, UsageError
 from agentbg.stores import MemoryStore
 from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
 
@@ -134,6 +134,24 @@ async def test_a_token_that_is_resumed_twice_at_once_is_one_run_with_one_poller(
         assert (await one).text == (await other).text == "done"
 
     assert provider.pollers[token.ref.id] == 1
+
+
+@virtual_time
+async def test_a_run_that_is_looked_up_while_its_token_is_resumed_is_one_run():
+    class Slow(MemoryStore):
+        async def create(self, record):
+            await super().create(record)
+            await asyncio.sleep(1)
+
+    agent = Agent(ScriptedProvider.text("done", seconds=60))
+    options = AgentRunOptions(allow_background_responses=True)
+    response = await agent.run("x", thread=agent.get_new_thread(), options=options)
+    async with runtime(Slow(), agents=[agent]) as running:
+        resuming = asyncio.ensure_future(running.resume(response.continuation_token, agent=agent))
+        await asyncio.sleep(0.5)
+        [listed] = await running.list()
+        assert (await (await resuming).result(timeout=3600)).text == "done"
+        assert (await listed.result(timeout=3600)).text == "done"
 
 
 @virtual_time

@@ -24,8 +24,10 @@ from hypothesis import strategies as st
 from agentbg import (
     Agent,
     AgentBGError,
+    AgentRunOptions,
     AgentRuntime,
     AuthenticationFailed,
+    Fenced,
     PollPolicy,
     RunNotFound,
     ServiceUnavailable,
@@ -33,6 +35,7 @@ from agentbg import (
     StreamPolicy,
     StreamRefused,
     UpdateType,
+    UsageError,
 )
 from agentbg.core.status import RunStatus
 from agentbg.providers.base import Resume
@@ -53,6 +56,7 @@ class MoodyStore(MemoryStore):
         """The seq after which each run's journal begins."""
         self.ended: dict[str, RunStatus] = {}
         self.moody = True
+        self.stolen = False
         self.troubled: set[str] = set()
         """Runs that a runtime had to let go of."""
         self._delays = cycle(delays)
@@ -146,6 +150,7 @@ class MoodyStore(MemoryStore):
     async def steal(self, run_id: str) -> None:
         """What another process does that takes itself for the owner."""
         self.troubled.add(run_id)
+        self.stolen = True
         await super().acquire(run_id)
 
     def journal(self, run_id: str):
@@ -239,7 +244,21 @@ FAULTS = st.one_of(
     fault("double", call=CALLS, times=TIMES),
 )
 KINDS = st.sampled_from(
-    ["submit", "stream", "get", "list", "resume", "resume", "read", "read", "result", "wait", "cancel", "steal"]
+    [
+        "submit",
+        "stream",
+        "elsewhere",
+        "get",
+        "list",
+        "resume",
+        "resume",
+        "read",
+        "read",
+        "result",
+        "wait",
+        "cancel",
+        "steal",
+    ]
 )
 STEPS = st.builds(
     Step, MOMENTS, KINDS, st.integers(0, 3), st.integers(0, 6), MOMENTS, st.one_of(st.none(), st.none(), MOMENTS)
@@ -352,8 +371,10 @@ class Player:
     async def take(self, step: Step) -> None:
         try:
             await getattr(self, step.kind)(step)
-        except AgentBGError:
-            pass  # what is a bug of ours is in the log
+        except AgentBGError as error:
+            stolen = self.world.store.stolen
+            if type(error) is UsageError or (isinstance(error, Fenced) and not stolen):
+                raise  # nothing here is used wrongly, and no runtime fences itself
         except asyncio.CancelledError:
             assert asyncio.current_task() in self.cut_short, "nobody cancelled this"
             raise
@@ -365,6 +386,14 @@ class Player:
 
     async def stream(self, step: Step) -> None:
         await self.submit(step, stream=True)
+
+    async def elsewhere(self, step: Step) -> None:
+        """A run that no store knows: all there is of it is its token."""
+        options = AgentRunOptions(allow_background_responses=True)
+        agent = self.world.agent
+        response = await agent.run("x", thread=agent.get_new_thread(), options=options)
+        if response.continuation_token is not None:
+            self.world.tokens.append(str(response.continuation_token))
 
     async def get(self, step: Step) -> None:
         ids = self.world.store.ids
@@ -378,7 +407,7 @@ class Player:
     async def resume(self, step: Step) -> None:
         tokens = self.world.tokens
         if tokens:
-            self.keep(await self.runtime.resume(tokens[step.which % len(tokens)], agent=self.world.agent))
+            self.keep(await self.runtime.resume(tokens[-1 - step.which % len(tokens)], agent=self.world.agent))
 
     async def read(self, step: Step) -> None:
         handle = self.pick(step)
@@ -550,7 +579,7 @@ def check_calls(world: World) -> None:
     starts = Counter(
         call.key
         for call in world.provider.calls
-        if call.method in ("start", "open") and not getattr(call.error, "unsent", False)
+        if call.key is not None and call.method in ("start", "open") and not getattr(call.error, "unsent", False)
     )
     assert all(times == 1 for times in starts.values()), starts
     for methods in (("poll",), ("open", "attach")):
