@@ -266,7 +266,7 @@ STEPS = st.builds(
 LIVES = st.builds(
     Life,
     st.one_of(MOMENTS, st.just(45.0), st.just(2 * MAX_AGE)),
-    st.lists(STEPS, min_size=1, max_size=8).map(lambda steps: sorted(steps, key=lambda step: step.at)),
+    st.lists(STEPS, min_size=4, max_size=12).map(lambda steps: sorted(steps, key=lambda step: step.at)),
     st.one_of(st.none(), st.none(), MOMENTS),
     st.one_of(st.none(), st.none(), MOMENTS),
 )
