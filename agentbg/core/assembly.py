@@ -129,6 +129,9 @@ class Assembly:
         if missing is None and final:
             updates.append(self._reset(snapshot.text))
 
+        for update in updates:  # who goes on from here needs the run's end, which a poll shows, and none of its stream
+            update.issuer = replace(update.issuer, streamed=False) if update.issuer else None
+
         end = self._update(UpdateType.END, missing or "", event=event)
         end.response = response
         return [*updates, end]
