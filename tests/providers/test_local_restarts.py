@@ -81,8 +81,10 @@ def test_an_idempotent_run_is_started_again_under_its_id(stream, kind, tmp_path)
     @virtual_time
     async def story():
         keep = MemoryStore()
-        store = lambda: announced(SQLiteStore(tmp_path / "runs")) if kind == "sqlite" else keep  # noqa: E731
         ids = []
+
+        def store():
+            return announced(SQLiteStore(tmp_path / "runs")) if kind == "sqlite" else keep
 
         async def work(run: LocalRun):
             ids.append((run.id, run.text))
