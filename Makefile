@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN    := $(VENV)/bin
-UV     := $(BIN)/uv
+# The machine's own certificates, as pip uses them: networks with a certificate of their own are common.
+UV     := $(BIN)/uv --system-certs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
