@@ -33,17 +33,18 @@ _CONTENT = frozenset({EventKind.ITEM, EventKind.TEXT, EventKind.PROGRESS})
 
 
 class Assembly:
-    """The delivered part of one run's answer."""
+    """The delivered part of one run's answer. `said` is the text of its earlier rounds, as far as it is known."""
 
-    def __init__(self, position: Position = Position()) -> None:
+    def __init__(self, position: Position = Position(), said: str = "") -> None:
         self.position = position
+        self._said = said
         self.issuer: TokenIssuer | None = None
         self.dropped = 0
         """Events received again and dropped."""
         # Text delivered by this object, each piece with its output item.
         self._parts: list[tuple[int, str]] = []
         # True while text of before this object (a resumed run's) stands, of which there is only the digest.
-        self._inherited = position.chars > 0
+        self._inherited = position.chars > position.before
         self.fresh = False
         """True once the open connection has brought more of the answer. Content sent again is no more, even under later
         numbers: then only more text than ever is."""
@@ -54,7 +55,7 @@ class Assembly:
 
     @property
     def text(self) -> str:
-        """What this object has delivered since the last RESET; of a resumed run, what came since."""
+        """What this object has delivered of this round since the last RESET; of a resumed run, what came since."""
         return "".join(text for _, text in self._parts)
 
     @property
@@ -81,7 +82,7 @@ class Assembly:
         at = self.position
         self.fresh = self._resent = False
         self._began_at = at.cursor
-        self._from_start = at.cursor is None and bool(at.chars or at.items)
+        self._from_start = at.cursor is None and (at.chars > at.before or at.items > 0)
         return at.cursor
 
     def add(self, event: StreamEvent) -> list[AgentRunResponseUpdate]:
@@ -122,6 +123,47 @@ class Assembly:
 
         With `final=False` the snapshot is not the service's last word, and takes nothing back.
         """
+        updates, missing = self._complete(snapshot, final=final)
+        end = self._update(UpdateType.END, missing, event=event)
+        end.response = response
+        return [*updates, end]
+
+    def close_round(self, snapshot: Snapshot, event: StreamEvent | None = None) -> list[AgentRunResponseUpdate]:
+        """The last updates of a round that ends in requests."""
+        updates, missing = self._complete(snapshot)
+        if missing or event:
+            last = self._update(UpdateType.TEXT if missing else UpdateType.STATUS, missing, event=event)
+            updates = _for_polls([*updates, last])
+
+        return updates
+
+    def answer(self, item: JSON) -> AgentRunResponseUpdate:
+        """The update that shows the answer to a call."""
+        return self._update(UpdateType.ITEM, raw={"type": "item", "item": item})
+
+    def wait(self, response: AgentRunResponse[Any]) -> AgentRunResponseUpdate:
+        """The update that says that the run waits for its user."""
+        update = self._update(UpdateType.WAITING)
+        update.response = response
+        return update
+
+    def begin_round(self, said: str) -> None:
+        """The next round begins: what was delivered so far stands, and cursor and items are the next one's."""
+        at = self.position
+        self.position = Position(at.seq, None, at.chars, at.digest, 0, at.chars, at.digest)
+        self._said, self._parts, self._inherited = said, [], False
+
+    def go_back(self, at: Position, said: str) -> None:
+        """There is no next round: the one before, which ended at `at`, goes on."""
+        self.position = replace(at, seq=self.position.seq)
+        self._said, self._inherited = said, at.chars > at.before
+
+    def status(self) -> AgentRunResponseUpdate:
+        """An update that says no more than that the run's status has changed."""
+        return self._update(UpdateType.STATUS)
+
+    def _complete(self, snapshot: Snapshot, *, final: bool = True) -> tuple[list[AgentRunResponseUpdate], str]:
+        """The updates for what never came, and the text that is still missing."""
         missing = tail(snapshot.text, self.position)
         updates = [
             self._unseen_item(index, item) for index, item in enumerate(snapshot.items) if not self._has_begun(index)
@@ -129,16 +171,7 @@ class Assembly:
         if missing is None and final:
             updates.append(self._reset(snapshot.text))
 
-        for update in updates:  # who goes on from here needs the run's end, which a poll shows, and none of its stream
-            update.issuer = replace(update.issuer, streamed=False) if update.issuer else None
-
-        end = self._update(UpdateType.END, missing or "", event=event)
-        end.response = response
-        return [*updates, end]
-
-    def status(self) -> AgentRunResponseUpdate:
-        """An update that says no more than that the run's status has changed."""
-        return self._update(UpdateType.STATUS)
+        return _for_polls(updates), missing or ""
 
     def _unseen_item(self, index: int, item: JSON) -> AgentRunResponseUpdate:
         self._mark(self.position.items | 1 << index)
@@ -168,11 +201,14 @@ class Assembly:
         return bool(self.position.items >> index & 1)
 
     def _reset(self, text: str) -> AgentRunResponseUpdate:
-        at = self.position
-        self.position = Position(at.seq, at.cursor, 0, 0, at.items)
+        """All that was delivered is void. `text` is what this round begins with instead; earlier rounds stand."""
+        at, said = self.position, self._said
+        self.position = Position(at.seq, at.cursor, 0, 0, at.items, len(said), digest(said))
         self._parts = []
         self._inherited = False
-        return self._update(UpdateType.RESET, text)
+        update = self._update(UpdateType.RESET, said + text)
+        self._parts = [(0, text)] if text else []
+        return update
 
     def _update(
         self, type: UpdateType, text: str = "", *, event: StreamEvent | None = None, raw: JSON | None = None
@@ -181,12 +217,20 @@ class Assembly:
         cursor = at.cursor if event is None else _later(at.cursor, event.cursor)
         if text:
             self._parts.append((event.index or 0 if event else 0, text))
-            at = Position(at.seq + 1, cursor, at.chars + len(text), digest(text, at.digest), at.items)
+            chars, crc = at.chars + len(text), digest(text, at.digest)
         else:
-            at = Position(at.seq + 1, cursor, at.chars, at.digest, at.items)
+            chars, crc = at.chars, at.digest
 
-        self.position = at
+        self.position = at = Position(at.seq + 1, cursor, chars, crc, at.items, at.before, at.before_digest)
         return AgentRunResponseUpdate(type, at.seq, text, event.raw if event else raw, None, at, self.issuer)
+
+
+def _for_polls(updates: list[AgentRunResponseUpdate]) -> list[AgentRunResponseUpdate]:
+    """Who goes on from one of these needs what a poll shows, and nothing of the stream."""
+    for update in updates:
+        update.issuer = replace(update.issuer, streamed=False) if update.issuer else None
+
+    return updates
 
 
 def _later(seen: Cursor | None, given: Cursor | None) -> Cursor | None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ProviderError
-from .model import Cursor, Snapshot, StreamEvent
+from .model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
+from .requests import Answer, InputRequest, Output
 from .update import AgentRunResponseUpdate
 
 # --- observations: something happened -------------------------------------------------------------------------------
@@ -79,6 +80,29 @@ class CancelFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Invoked:
+    """A call was made: its output, or what went wrong, for the model to read."""
+
+    id: str
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeFailed:
+    """A call went wrong in a way that ends the run."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The user has answered. None at all: what was decided before is to be sent (again)."""
+
+    answers: Sequence[Answer] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """The time of the last `WakeAt` has come."""
 
@@ -94,6 +118,9 @@ Observation = (
     | CancelAsked
     | CancelAnswered
     | CancelFailed
+    | Invoked
+    | InvokeFailed
+    | Answered
     | Due
 )
 
@@ -138,10 +165,26 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Invoke:
+    """Make this call. The record, which is stored by now, says that it was begun."""
+
+    request: InputRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Start the next round. For a service that waits itself, `waiting` is the run to tell."""
+
+    request: StartRequest
+    key: str
+    waiting: RunRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Complain:
     """Tell those who wait: the service refuses to talk about this run. The run goes on."""
 
     error: ProviderError
 
 
-Command = Commit | WakeAt | Poll | Attach | Detach | Cancel | Complain
+Command = Commit | WakeAt | Poll | Attach | Detach | Cancel | Invoke | Send | Complain

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .requests import InputRequest
 from .status import RunStatus
 
 JSON = Mapping[str, Any]
@@ -97,6 +98,8 @@ class Snapshot:
     poll_after: float | None = None
     """The service's wish in seconds for the next poll; a floor."""
     raw: JSON = field(default_factory=dict[str, Any], repr=False)
+    requests: Sequence[InputRequest] = ()
+    """What the run waits for, when it is INPUT_REQUIRED."""
 
     @property
     def lost(self) -> bool:

@@ -24,6 +24,9 @@ class Position:
     digest: int = 0
     items: int = 0
     """The output items begun so far, as a bit mask: items need not begin in order."""
+    before: int = 0
+    """How many of `chars` are of earlier rounds. Cursor and items are those of the present one."""
+    before_digest: int = 0
 
 
 def digest(text: str, start: int = 0) -> int:
@@ -32,8 +35,9 @@ def digest(text: str, start: int = 0) -> int:
 
 
 def tail(text: str, at: Position) -> str | None:
-    """What of `text` is not delivered at `at`; None when `text` does not begin with what was delivered."""
-    if len(text) < at.chars or digest(text[: at.chars]) != at.digest:
+    """What of a round's `text` is not delivered at `at`; None when it does not begin with what was delivered of it."""
+    chars = at.chars - at.before
+    if len(text) < chars or digest(text[:chars], at.before_digest) != at.digest:
         return None
 
-    return text[at.chars :]
+    return text[chars:]

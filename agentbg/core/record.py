@@ -7,6 +7,7 @@ from typing import Any
 
 from .model import RunRef, Snapshot, StartRequest
 from .position import Position
+from .rounds import Round
 from .status import RunStatus
 
 
@@ -14,7 +15,7 @@ from .status import RunStatus
 class RunRecord:
     """One run, as a store keeps it. Times are Unix times in seconds.
 
-    A record without a `ref` is an *intent*: written before the start is sent, so that a process that dies in between
+    A record without a `ref` is an *intent*: written before a start is sent, so that a process that dies in between
     leaves a trace. `epoch` grows by one with each owner; a write with an older epoch is refused.
     """
 
@@ -41,5 +42,10 @@ class RunRecord:
     polls: int = 0
     snapshot: Snapshot | None = None
     """The latest that is worth keeping; the final one once the run has ended."""
+    rounds: list[Round] = field(default_factory=list[Round])
+    """Those that ended in requests. `ref` and `snapshot` are the present round's, and `ref` is the last one's of these
+    until the answers are sent."""
+    renewed_at: float | None = None
+    """When its user last answered: the bound for a run's age counts from then."""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     """The caller's own, JSON-safe."""

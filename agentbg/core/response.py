@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from ..errors import OutputInvalid
 from .model import JSON, RunErrorInfo, Snapshot, Usage
+from .requests import InputRequest
+from .rounds import Round, open_requests, said, total
 from .status import RunStatus
 from .token import ContinuationToken
 
@@ -48,7 +50,11 @@ class AgentRunResponse(Generic[T]):
     """The service's own object."""
     raw_status: str = ""
     """The service's own word for the status."""
+    requests: Sequence[InputRequest] = ()
+    """What a run that is INPUT_REQUIRED waits for; `handle.respond` takes the answers."""
     parse: Callable[[str], T] | None = field(default=None, repr=False, compare=False)
+    said: int = field(default=0, repr=False, compare=False)
+    """How many characters of `text` come before the last round of tools. A value is in what follows."""
 
     @property
     def value(self) -> T:
@@ -64,7 +70,7 @@ class AgentRunResponse(Generic[T]):
             return cast("T", self.text)
 
         try:
-            return self.parse(self.text)
+            return self.parse(self.text[self.said :])
         except ValidationError as error:
             raise OutputInvalid(
                 f"The answer does not fit the output type: {error.error_count()} error(s), first "
@@ -74,20 +80,27 @@ class AgentRunResponse(Generic[T]):
 
 
 def build_response(
-    snapshot: Snapshot, token: ContinuationToken | None, parse: Callable[[str], T] | None = None
+    snapshot: Snapshot,
+    token: ContinuationToken | None,
+    parse: Callable[[str], T] | None = None,
+    rounds: Sequence[Round] = (),
 ) -> AgentRunResponse[T]:
-    """The users' view of a snapshot; `token` is dropped when nothing is left to poll or resume."""
+    """The users' view of a snapshot and the rounds before it; `token` is dropped when nothing is left to resume."""
+    items = [item for each in rounds for item in each.items]
+    before = said(rounds)
     return AgentRunResponse(
         status=snapshot.status,
-        text=snapshot.text,
-        messages=[read_message(item) for item in snapshot.items if is_message(item)],
+        text=before + snapshot.text,
+        messages=[read_message(item) for item in (*items, *snapshot.items) if is_message(item)],
         continuation_token=token if snapshot.status.live else None,
         response_id=snapshot.ref.id if snapshot.ref else None,
-        usage=snapshot.usage,
+        usage=total([*(each.usage for each in rounds), snapshot.usage]),
         error=snapshot.error,
         raw=snapshot.raw,
         raw_status=snapshot.raw_status,
+        requests=open_requests(rounds) if snapshot.status is RunStatus.INPUT_REQUIRED else (),
         parse=parse,
+        said=len(before),
     )
 
 

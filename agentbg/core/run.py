@@ -2,9 +2,10 @@
 
 Rules:
 
-- The machine is the table in `states`. Handlers (`_on_…`) turn an observation into updates and one signal; `_move`
+- The machine is the table in `states`. Handlers (`_on_…`) turn an observation into updates and one signal; `moves`
   looks the signal up; the action in the row gives the commands. Nothing else changes the phase.
-- At most one poll and one stream are under way at a time.
+- At most one poll and one stream are under way at a time: `contact` keeps count.
+- A run that ends in requests has closed a round: `dialogue` says what is to be done about them, and goes on.
 - Times are readings of one monotonic clock, in seconds; random numbers come from `draw`.
 """
 
@@ -15,21 +16,21 @@ from dataclasses import replace
 from math import inf
 from typing import Any, ClassVar
 
-from ..errors import ProviderError, RunNotFound, ServiceUnavailable, StreamRefused
-from .assembly import Assembly
+from ..errors import AuthenticationFailed, ProviderError, RunNotFound, ServiceUnavailable, StreamRefused
+from .contact import Contact
+from .dialogue import Dialogue
 from .messages import (
-    Attach,
+    Answered,
     Cancel,
     CancelAnswered,
     CancelAsked,
     CancelFailed,
     Command,
     Commit,
-    Complain,
-    Detach,
     Due,
+    Invoked,
+    InvokeFailed,
     Observation,
-    Poll,
     Polled,
     PollFailed,
     Started,
@@ -37,17 +38,20 @@ from .messages import (
     StartLost,
     Streamed,
     StreamEnded,
-    WakeAt,
 )
-from .model import SUBMIT_UNKNOWN, EventKind, RunErrorInfo, RunRef, Snapshot, StreamEvent
+from .model import SUBMIT_UNKNOWN, EventKind, RunErrorInfo, Snapshot, StreamEvent
+from .moves import Moves
 from .position import Position
 from .record import RunRecord
 from .response import AgentRunResponse, build_response
+from .rounds import TOO_MANY_ROUNDS, TOOL_FAILED, Tooling
 from .schedule import Draw, PollPolicy, StreamPolicy
-from .states import TABLE, Action, Phase, Signal
+from .states import Phase, Signal
 from .status import RunStatus
 from .token import ContinuationToken
 from .update import AgentRunResponseUpdate, TokenIssuer
+
+_ENDLESS = "The model went on calling tools for more rounds than the agent allows: see Agent(…, max_rounds=…)."
 
 
 class Run:
@@ -63,38 +67,45 @@ class Run:
         now: float,
         age: float = 0.0,
         parse: Callable[[str], Any] | None = None,
+        tools: Tooling | None = None,
     ) -> None:
         self.record = record
-        self.phase = _phase_of(record.status)
-        self.assembly = Assembly(record.position)
-        self._poll, self._stream, self._draw, self._parse = poll, stream, draw, parse
+        self.contact = Contact(poll, stream, draw)
+        self.dialogue = Dialogue(record, tools or Tooling())
+        self.assembly = self.dialogue.assembly
+        self._poll, self._parse = poll, parse
         self._started = now - age
-        known_since = now if record.request is None else self._started  # a token's run may be older than any bound
-        self._deadline = min(self._started + _allowed(record), known_since + _or_ever(poll.max_age))
+        renewed = max((record.renewed_at or 0.0) - record.created_at, 0.0)
+        known_since = now if record.request is None else self._started + renewed  # a token's run may be of any age
+        self._own_deadline = self._started + _allowed(record)
+        deadline = min(self._own_deadline, known_since + _or_ever(poll.max_age))
+        self._moves = Moves(_phase_of(record.status), self.contact, self.dialogue, self._started, deadline)
         # When the service last knew the run. One that was streamed may have ended just now, and be unknown for a while.
         self._last_seen = now if record.stream else self._started
         self._last_change = now
-        self._hint: float | None = None
-        self._polling = False
-        self._faults = 0  # polls that failed in a row
-        self._error: ProviderError | None = None  # of the last failed poll
-        self._attached = False  # a stream is open, or being opened
-        self._dry = 0  # connections in a row that brought no more of the answer
-        if record.ref is not None:
-            self._identify(record.ref)
+        self._reissue()
 
     # --- what it looks like from outside ---
 
     @property
+    def phase(self) -> Phase:
+        """What the machine is doing about the run."""
+        return self._moves.phase
+
+    @property
     def response(self) -> AgentRunResponse[Any]:
         """The run's answer so far, or in the end."""
-        return build_response(self._known(), self.token, self._parse)
+        return build_response(self._known(), self.token, self._parse, self.record.rounds)
 
     @property
     def token(self) -> ContinuationToken | None:
         """What resumes the run from here; None when nothing is left to poll or resume."""
-        issuer = self.assembly.issuer
-        return issuer.issue(self.assembly.position) if issuer and self.record.status.live else None
+        issuer, record = self.assembly.issuer, self.record
+        if issuer is None or not record.status.live:
+            return None
+
+        unnamed = record.ref is None and record.rounds  # the next round has no name yet: the one before leads to it
+        return issuer.issue(record.rounds[-1].position if unnamed else self.assembly.position)
 
     def stalled(self, now: float) -> bool:
         """True when a live run has shown no change for longer than the policy finds normal."""
@@ -104,11 +115,15 @@ class Run:
 
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""
+        if self.dialogue.between:
+            self.dialogue.take_up()
+            return self._stop(now) if self.record.cancel_requested else self._go_on(now)
+
         if self.record.ref is None:
             return self.feed(StartLost("the process ended before the start was answered"), now)
 
         signal = Signal.STREAMABLE if self._wants_stream() else Signal.ALIVE
-        return [*self._move(signal, now), *self._pass_cancel_on()]
+        return [*self._moves.move(signal, now), *self._pass_cancel_on()]
 
     def feed(self, seen: Observation, now: float) -> list[Command]:
         """What to do now that this has happened. Nothing, when it no longer matters."""
@@ -125,37 +140,52 @@ class Run:
         return self._show(seen.snapshot, now)
 
     def _on_polled(self, seen: Polled, now: float) -> list[Command]:
-        self._polling = False
-        self._faults = 0
+        self.contact.answered()
         return self._show(seen.snapshot, now)
 
     def _on_start_failed(self, seen: StartFailed, now: float) -> list[Command]:
-        return self._end(RunStatus.FAILED, seen.error.code or "rejected", str(seen.error), now)
+        """A first start that fails is no run. A later round's did no work, and is sent again while that may help."""
+        error = seen.error
+        if not self.record.rounds or not isinstance(error, ServiceUnavailable | AuthenticationFailed):
+            return self._end(RunStatus.FAILED, error.code or "rejected", str(error), now)
+
+        self.contact.failed(error)
+        self.dialogue.unsend()
+        if self.record.cancel_requested:
+            return self._stop(now)
+
+        return [Commit(), *self._moves.move(_failure(error), now)]
 
     def _on_start_lost(self, seen: StartLost, now: float) -> list[Command]:
-        return self._end(RunStatus.FAILED, SUBMIT_UNKNOWN, seen.reason, now)
+        """Of a later round: its user may want it to be started again. Nobody else can know."""
+        if not self.record.rounds:
+            return self._end(RunStatus.FAILED, SUBMIT_UNKNOWN, seen.reason, now)
+
+        self.dialogue.unsend(seen.reason, SUBMIT_UNKNOWN)
+        return self._stop(now) if self.record.cancel_requested else self._go_on(now)
 
     def _on_poll_failed(self, seen: PollFailed, now: float) -> list[Command]:
-        self._polling = False
-        self._faults += 1
-        self._error = error = seen.error
-        self._hint = error.retry_after if isinstance(error, ServiceUnavailable) else None
-        if now >= self._deadline:
+        error = seen.error
+        self.contact.failed(error)
+        if self.phase is Phase.WAITING:
+            return []
+
+        if now >= self._moves.deadline:
             return self._expire(now)
 
         if not isinstance(error, RunNotFound):
-            return self._move(Signal.FAULT if isinstance(error, ServiceUnavailable) else Signal.DENIED, now)
+            return self._moves.move(_failure(error), now)
 
-        if now - self._last_seen <= self._poll.missing_grace:
-            return self._move(Signal.FAULT, now)
+        if not self.contact.forgotten(now, self._last_seen):
+            return self._moves.move(Signal.FAULT, now)
 
         return self._end(RunStatus.EXPIRED, "not_found", f"The service no longer has the run: {error}", now)
 
     def _on_streamed(self, seen: Streamed, now: float) -> list[Command]:
-        if not self._attached and self.phase is not Phase.STARTING:
+        if not self.contact.attached and self.phase is not Phase.STARTING:
             return []
 
-        self._attached = True
+        self.contact.attached = True
         self._last_seen = now
         before = self.assembly.position
         updates: list[AgentRunResponseUpdate] = []
@@ -172,35 +202,39 @@ class Run:
 
         self._note_progress(before, now)
         commit: list[Command] = [Commit(self._keep(updates))] if updates else []
-        return [*commit, *self._move(Signal.EVENTS, now)] if self.record.ref else commit
+        return [*commit, *self._moves.move(Signal.EVENTS, now)] if self.record.ref else commit
 
     def _on_stream_ended(self, seen: StreamEnded, now: float) -> list[Command]:
         if self.phase is Phase.STARTING and self.record.ref is None:
-            return self._end(RunStatus.FAILED, SUBMIT_UNKNOWN, "the stream ended before it named the run", now)
+            self.contact.attached = False
+            return self._on_start_lost(StartLost("the stream ended before it named the run"), now)
 
-        if not self._attached:
+        if not self.contact.attached:
             return []
 
-        self._attached = False
+        self.contact.attached = False
         if isinstance(seen.error, StreamRefused):
             self._give_up_streaming()
-            return [Commit(), *self._move(Signal.REFUSED, now)]
+            return [Commit(), *self._moves.move(Signal.REFUSED, now)]
 
         if not self.assembly.fresh:
             self._count_dry()
 
-        return self._move(Signal.CUT if self.assembly.moved and not self.record.refused else Signal.DRY, now)
+        return self._moves.move(Signal.CUT if self.assembly.moved and not self.record.refused else Signal.DRY, now)
 
-    def _on_cancel_asked(self, _seen: CancelAsked, _now: float) -> list[Command]:
+    def _on_cancel_asked(self, _seen: CancelAsked, now: float) -> list[Command]:
         self.record.cancel_requested = True
         self._reissue()
+        if self.dialogue.ours:
+            return self._stop(now)
+
         return [Commit()] if self.record.ref is None else [Commit(), Cancel()]
 
     def _on_cancel_answered(self, seen: CancelAnswered, now: float) -> list[Command]:
         if seen.snapshot is not None and not seen.snapshot.status.live:
             return self._show(seen.snapshot, now)
 
-        return self._move(Signal.CANCELLING, now)
+        return self._moves.move(Signal.CANCELLING, now)
 
     def _on_cancel_failed(self, _seen: CancelFailed, _now: float) -> list[Command]:
         self.record.cancel_requested = False
@@ -209,12 +243,32 @@ class Run:
 
     def _on_due(self, _seen: Due, now: float) -> list[Command]:
         """At the deadline, too, the service is asked: it may have ended the run while nobody looked."""
+        if self.phase is Phase.WAITING or (self.phase is Phase.STARTING and not self.dialogue.between):
+            return []
+
+        if self.dialogue.between and now >= self._moves.deadline:
+            return self._expire(now)
+
         if self.phase is Phase.ATTACHING:
             self._count_dry()
 
-        since = inf if now >= self._deadline else now - self._last_change
-        quiet = self.phase is Phase.STREAMING and since >= self._stream.quiet
-        return self._move(Signal.QUIET if quiet else Signal.DUE, now)
+        since = inf if now >= self._moves.deadline else now - self._last_change
+        quiet = self.phase is Phase.STREAMING and self.contact.is_quiet(since)
+        return self._moves.move(Signal.QUIET if quiet else Signal.DUE, now)
+
+    def _on_invoked(self, seen: Invoked, now: float) -> list[Command]:
+        updates = self.dialogue.invoked(seen.id, seen.output)
+        return self._go_on(now, updates) if updates else []
+
+    def _on_invoke_failed(self, seen: InvokeFailed, now: float) -> list[Command]:
+        return self._end(RunStatus.FAILED, TOOL_FAILED, seen.reason, now)
+
+    def _on_answered(self, seen: Answered, now: float) -> list[Command]:
+        if self.phase is not Phase.WAITING or not self.dialogue.between:
+            return []
+
+        self._moves.deadline = min(self._own_deadline, now + _or_ever(self._poll.max_age))
+        return self._go_on(now, self.dialogue.answered(seen.answers))
 
     # --- what snapshots do ---
 
@@ -230,11 +284,12 @@ class Run:
         if not snapshot.status.live:
             return self._conclude(snapshot, now)
 
-        if now >= self._deadline:
+        if now >= self._moves.deadline:
             return self._expire(now)
 
-        updates = [self.assembly.status()] if news and not first and not self._attached else []
-        if not self._attached and not self._wants_stream():
+        attached = self.contact.attached
+        updates = [self.assembly.status()] if news and not first and not attached else []
+        if not attached and not self._wants_stream():
             updates += self.assembly.follow(snapshot)  # text that a stream is still to bring would come twice
 
         if updates or news:
@@ -242,36 +297,33 @@ class Run:
             self.record.snapshot = snapshot
 
         commit = [Commit(self._keep(updates))] if updates or news or first else []
-        return [*commit, *self._move(Signal.STREAMABLE if self._wants_stream() else Signal.ALIVE, now)]
+        return [*commit, *self._moves.move(Signal.STREAMABLE if self._wants_stream() else Signal.ALIVE, now)]
 
     def _learn(self, snapshot: Snapshot) -> None:
         """The ref that the start gave is the run's for good: some services give another id on every poll."""
         if self.record.ref is None and snapshot.ref is not None:
-            self._identify(snapshot.ref)
+            self.dialogue.named(snapshot.ref)
+            self._reissue()
 
         self.record.status = snapshot.status
         self.record.raw_status = snapshot.raw_status
-        self._hint = snapshot.poll_after
+        self.contact.hint = snapshot.poll_after
 
     def _give_up_streaming(self) -> None:
         self.record.refused = True
         self._reissue()
 
     def _count_dry(self) -> None:
-        self._dry += 1
-        if self._dry >= self._stream.attempts:
+        if self.contact.fruitless():
             self._give_up_streaming()
-
-    def _identify(self, ref: RunRef) -> None:
-        self.record.ref = ref
-        self._reissue()
 
     def _reissue(self) -> None:
         """From here on, tokens say what may be done with the run now."""
         record = self.record
+        ref = record.ref or (record.rounds[-1].ref if record.rounds else None)
         background = record.request is None or record.request.background  # a foreground run cannot be resumed
-        if record.ref is not None and background:
-            self.assembly.issuer = TokenIssuer(record.ref, record.created_at, self._may_stream())
+        if ref is not None and background:
+            self.assembly.issuer = TokenIssuer(ref, record.created_at, self._may_stream())
 
     def _conclude(
         self,
@@ -282,31 +334,45 @@ class Run:
         *,
         final: bool = True,
     ) -> list[Command]:
-        """Nothing follows this snapshot: the run has ended, or waits for its user."""
+        """Nothing follows this snapshot: the run has ended, or asks for something."""
+        self._last_change = now
+        if snapshot.status is RunStatus.INPUT_REQUIRED:
+            return self._go_on(now, [*updates, *self.dialogue.close(snapshot, event)])
+
         if _shows_nothing(snapshot):  # then what was delivered stands
             snapshot, final = replace(snapshot, text=self._known().text), False
 
         snapshot = replace(snapshot, ref=self.record.ref or snapshot.ref)
         self.record.status, self.record.raw_status = snapshot.status, snapshot.raw_status
         self.record.snapshot = snapshot
-        self._last_change = now
-        if self.phase is not Phase.WAITING:  # it has had its last update
-            response = build_response(snapshot, None, self._parse)
-            updates = [*updates, *self.assembly.finish(snapshot, response, event, final=final)]
+        self.dialogue.conclude(final=final)
+        response = build_response(snapshot, None, self._parse, self.record.rounds)
+        updates = [*updates, *self.assembly.finish(snapshot, response, event, final=final)]
+        return [Commit(self._keep(updates), settled=True), *self._moves.move(Signal.FINISHED, now)]
 
-        commit = Commit(self._keep(updates), settled=True)
-        signal = Signal.ASKED if snapshot.status is RunStatus.INPUT_REQUIRED else Signal.FINISHED
-        return [commit, *self._move(signal, now)]
+    def _go_on(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
+        """Between rounds: make the calls that are ours, ask the user for the rest, then send the answers."""
+        if self.dialogue.too_long:
+            return self._end(RunStatus.FAILED, TOO_MANY_ROUNDS, _ENDLESS, now, updates)
+
+        signal = self.dialogue.signal
+        asked = signal is Signal.ASKED
+        self.record.status = RunStatus.INPUT_REQUIRED if asked else RunStatus.RUNNING
+        if asked:
+            updates = [*updates, self.assembly.wait(self.response)]
+
+        return [Commit(self._keep(updates), settled=asked), *self._moves.move(signal, now)]
 
     def _end(
         self, status: RunStatus, code: str, message: str, now: float, updates: Sequence[AgentRunResponseUpdate] = ()
     ) -> list[Command]:
         """The run ends without the service's word. What was delivered of its text stands."""
-        if self.phase is Phase.WAITING:
-            return []
-
         ended = replace(self._known(), status=status, error=RunErrorInfo(code, message))
         return self._conclude(ended, now, updates, final=False)
+
+    def _stop(self, now: float) -> list[Command]:
+        """A cancel of a run of which the service does nothing: it ends here."""
+        return self._end(RunStatus.CANCELLED, "cancelled", "The run was cancelled between two rounds.", now)
 
     def _expire(self, now: float) -> list[Command]:
         return self._end(RunStatus.EXPIRED, "deadline", "The run's deadline passed before it ended.", now)
@@ -316,11 +382,9 @@ class Run:
         return self._end(RunStatus.FAILED, error.code, error.message, now, updates)
 
     def _known(self) -> Snapshot:
-        """The latest that the service showed, or what amounts to it."""
-        record = self.record
-        known = record.snapshot or Snapshot(None, record.status, record.raw_status)
-        text = self.assembly.merged(known.text)
-        return replace(known, ref=record.ref, status=record.status, raw_status=record.raw_status, text=text)
+        """The latest that the service showed of this round, or what amounts to it."""
+        shown = self.record.snapshot
+        return self.dialogue.known(self.assembly.merged(shown.text if shown else ""))
 
     # --- small parts ---
 
@@ -330,7 +394,7 @@ class Run:
 
     def _note_progress(self, before: Position, now: float) -> None:
         if self.assembly.fresh:
-            self._dry = 0
+            self.contact.fruitful()
 
         if self.assembly.position.seq != before.seq:
             self._last_change = now
@@ -339,66 +403,13 @@ class Run:
         return self.record.stream and not self.record.refused and not self.record.cancel_requested
 
     def _wants_stream(self) -> bool:
-        return self._may_stream() and not self._attached
+        return self._may_stream() and not self.contact.attached
 
     def _pass_cancel_on(self) -> list[Command]:
         """A cancel that nobody could pass on so far: the run had no ref yet, or the process died."""
         record = self.record
         wanted = record.cancel_requested and record.ref is not None and not record.status.terminal
         return [Cancel()] if wanted else []
-
-    # --- the table and its actions ---
-
-    def _move(self, signal: Signal, now: float) -> list[Command]:
-        row = TABLE[self.phase].get(signal)
-        if row is None:
-            return []
-
-        self.phase, action = row
-        return self._ACTIONS[action](self, now)
-
-    def _nothing(self, _now: float) -> list[Command]:
-        return []
-
-    def _first_poll(self, now: float) -> list[Command]:
-        return self._wake(now + self._poll.first(self._draw, self._hint))
-
-    def _next_poll(self, now: float) -> list[Command]:
-        return self._wake(now + self._poll.interval(now - self._started, self._draw, self._hint))
-
-    def _retry_poll(self, now: float) -> list[Command]:
-        return self._wake(now + self._poll.after_fault(max(self._faults, 1), self._draw, self._hint))
-
-    def _retry_stream(self, now: float) -> list[Command]:
-        return self._wake(now + self._stream.reconnect.delay(max(self._dry, 1), self._draw))
-
-    def _complain(self, now: float) -> list[Command]:
-        assert self._error is not None, "only a poll's error is a complaint"
-        return [Complain(self._error), *self._wake(now + self._poll.maximum)]
-
-    def _ask(self, _now: float) -> list[Command]:
-        if self._polling:
-            return []
-
-        self._polling = True
-        return [Poll()]
-
-    def _release(self, now: float) -> list[Command]:
-        return [*self._detach(now), *self._ask(now)]
-
-    def _attach(self, now: float) -> list[Command]:
-        self._attached = True
-        return [Attach(self.assembly.connect()), *self._watch(now)]
-
-    def _watch(self, now: float) -> list[Command]:
-        return self._wake(now + self._stream.quiet)
-
-    def _detach(self, _now: float) -> list[Command]:
-        attached, self._attached = self._attached, False
-        return [Detach()] if attached else []
-
-    def _wake(self, at: float) -> list[Command]:
-        return [WakeAt(min(at, self._deadline))]
 
     _HANDLERS: ClassVar[Mapping[type[Observation], Callable[[Any, Any, float], list[Command]]]] = {
         Started: _on_started,
@@ -411,22 +422,15 @@ class Run:
         CancelAsked: _on_cancel_asked,
         CancelAnswered: _on_cancel_answered,
         CancelFailed: _on_cancel_failed,
+        Invoked: _on_invoked,
+        InvokeFailed: _on_invoke_failed,
+        Answered: _on_answered,
         Due: _on_due,
     }
 
-    _ACTIONS: ClassVar[Mapping[Action, Callable[[Any, float], list[Command]]]] = {
-        Action.NOTHING: _nothing,
-        Action.FIRST_POLL: _first_poll,
-        Action.NEXT_POLL: _next_poll,
-        Action.RETRY_POLL: _retry_poll,
-        Action.RETRY_STREAM: _retry_stream,
-        Action.COMPLAIN: _complain,
-        Action.POLL: _ask,
-        Action.RELEASE: _release,
-        Action.ATTACH: _attach,
-        Action.WATCH: _watch,
-        Action.SETTLE: _detach,
-    }
+
+def _failure(error: ProviderError) -> Signal:
+    return Signal.FAULT if isinstance(error, ServiceUnavailable) else Signal.DENIED
 
 
 def _shows_nothing(snapshot: Snapshot) -> bool:

@@ -3,8 +3,10 @@
 Rules:
 
 - A signal that a phase's row does not have changes nothing: it is late, and late news of a run is no news.
-- A poll or a stream that fails is a FAULT, a CUT or DRY, never an end. Only what the service says of the run (FINISHED,
-  ASKED), its having forgotten it, or the deadline ends a run.
+- A poll or a stream that fails is a FAULT, a CUT or DRY, never an end. Only what the service says of the run, its
+  having forgotten it, the deadline, or a tool that gives up ends a run (FINISHED).
+- A run that asks for calls goes through CALLING, or WAITING for its user, to STARTING its next round. Faults and DUE in
+  STARTING are a later round's: a first start that fails is no run.
 - DONE has no rows: nothing leads out of it.
 
 The state diagram in ARCHITECTURE.md is drawn from this table.
@@ -20,13 +22,15 @@ class Phase(StrEnum):
     """What the machine is doing about its run."""
 
     STARTING = "starting"
-    """The start is on its way; an intent is stored, and nothing more is known."""
+    """A start is on its way, of the run or of a later round; an intent is stored, and nothing more is known."""
     POLLING = "polling"
     """A poll is due at some time, or under way."""
     ATTACHING = "attaching"
     """A stream is to be opened at some time, or is being opened."""
     STREAMING = "streaming"
     """Events arrive."""
+    CALLING = "calling"
+    """Calls that the run asked for are being made here; the service does nothing meanwhile."""
     WAITING = "waiting"
     """The run waits for its user; there is nothing to poll."""
     DONE = "done"
@@ -56,8 +60,12 @@ class Signal(StrEnum):
     """The time asked for has come."""
     QUIET = "quiet"
     """The time has come, and the open stream has brought nothing for long."""
+    CALLS = "calls"
+    """The run asks for calls that are ours to make."""
     ASKED = "asked"
     """The run waits for its user."""
+    ANSWERED = "answered"
+    """All that the run asked for is answered."""
     FINISHED = "finished"
     """The run has ended, in one of the service's ways or ours."""
     CANCELLING = "cancelling"
@@ -76,6 +84,9 @@ class Action(StrEnum):
     RELEASE = "close stream, poll now"
     ATTACH = "attach now"
     WATCH = "watch"
+    CALL = "make calls"
+    SEND = "send answers"
+    RETRY_SEND = "send after backoff"
     SETTLE = "settle"
     NOTHING = ""
 
@@ -87,7 +98,12 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.ALIVE: (P.POLLING, A.FIRST_POLL),
         S.STREAMABLE: (P.ATTACHING, A.ATTACH),
         S.EVENTS: (P.STREAMING, A.WATCH),
+        S.FAULT: (P.STARTING, A.RETRY_SEND),
+        S.DENIED: (P.STARTING, A.COMPLAIN),
+        S.DUE: (P.STARTING, A.SEND),
+        S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
+        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.POLLING: {
@@ -97,7 +113,9 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.DENIED: (P.POLLING, A.COMPLAIN),
         S.DUE: (P.POLLING, A.POLL),
         S.CANCELLING: (P.POLLING, A.POLL),
+        S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
+        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.ATTACHING: {
@@ -107,7 +125,9 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.DRY: (P.POLLING, A.RETRY_STREAM),
         S.REFUSED: (P.POLLING, A.POLL),
         S.CANCELLING: (P.POLLING, A.RELEASE),
+        S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
+        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.STREAMING: {
@@ -121,10 +141,20 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.FAULT: (P.STREAMING, A.WATCH),
         S.DENIED: (P.STREAMING, A.WATCH),
         S.CANCELLING: (P.POLLING, A.RELEASE),
+        S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
+        S.ANSWERED: (P.STARTING, A.SEND),
+        S.FINISHED: (P.DONE, A.SETTLE),
+    },
+    P.CALLING: {
+        S.ASKED: (P.WAITING, A.SETTLE),
+        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.WAITING: {
+        S.CALLS: (P.CALLING, A.CALL),
+        S.ASKED: (P.WAITING, A.SETTLE),
+        S.ANSWERED: (P.STARTING, A.SEND),
         S.CANCELLING: (P.WAITING, A.POLL),
         S.FINISHED: (P.DONE, A.SETTLE),
     },

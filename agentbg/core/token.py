@@ -121,6 +121,8 @@ def _fields(token: ContinuationToken) -> dict[str, Any]:
         "l": at.chars,
         "d": at.digest,
         "o": at.items,
+        "b": at.before,
+        "x": at.before_digest,
         "t": int(token.issued_at),
         "s": int(token.streamed),
     }
@@ -146,6 +148,8 @@ def _from_fields(fields: Mapping[str, Any]) -> ContinuationToken:
         chars=_count(fields, "l"),
         digest=_count(fields, "d"),
         items=_count(fields, "o"),
+        before=_count(fields, "b"),
+        before_digest=_count(fields, "x"),
     )
     return ContinuationToken(
         ref=RunRef(provider=str(fields["p"]), endpoint=str(fields["e"]), ids=dict(ids)),

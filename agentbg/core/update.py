@@ -18,7 +18,7 @@ class UpdateType(StrEnum):
     STATUS = "status"
     """The run was queued or began."""
     ITEM = "item"
-    """An output item begins: a message, a reasoning step, a call."""
+    """An output item begins: a message, a reasoning step, a call; or a call of ours is answered."""
     TEXT = "text"
     """`text` is more of the answer."""
     PROGRESS = "progress"
@@ -27,6 +27,9 @@ class UpdateType(StrEnum):
     """The service reported an error; the run's end tells whether it was fatal."""
     RESET = "reset"
     """What was delivered so far is void: discard it. `text` is what the answer begins with instead."""
+    WAITING = "waiting"
+    """The run waits for its user: `response.requests` says what for. The last one until it is answered. `text` is what
+    was still missing."""
     END = "end"
     """The last one: `response` is the run's response. `text` is what was still missing."""
 
@@ -56,14 +59,14 @@ class AgentRunResponseUpdate:
     raw: JSON | None = field(default=None, repr=False)
     """The service's event; None for an update that agentbg made itself."""
     response: AgentRunResponse[Any] | None = field(default=None, repr=False)
-    """The run's response, on the last update only."""
+    """The run's response, on the last update, and on the one that says that the run waits for its user."""
     position: Position = field(default=Position(), repr=False)
     issuer: TokenIssuer | None = field(default=None, repr=False, compare=False)
 
     @property
     def continuation_token(self) -> ContinuationToken | None:
-        """What resumes the run right after this update; None on the last one."""
-        if self.issuer is None or self.type is UpdateType.END:
+        """What resumes the run right after this update; None on the last one, and while the user is waited for."""
+        if self.issuer is None or self.type in (UpdateType.END, UpdateType.WAITING):
             return None
 
         return self.issuer.issue(self.position)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
+from ..core.requests import InputRequest, RequestKind
 from ..core.response import is_message, item_text
 from ..core.status import RunStatus
 
@@ -75,9 +76,12 @@ def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None
     items = _mappings(body.get("output"))
     raw_status = _word(body.get("status"))
     run_id = body.get("id")
+    status = STATUSES.get(raw_status, RunStatus.RUNNING)
+    # A response that ends in a call or an approval request is `completed` on the wire; it waits for an answer.
+    requests = _requests(items) if status is RunStatus.COMPLETED else ()
     return Snapshot(
         ref=make_ref(run_id) if isinstance(run_id, str) and run_id else None,
-        status=_status(raw_status, items),
+        status=RunStatus.INPUT_REQUIRED if requests else status,
         raw_status=raw_status,
         text="".join(item_text(item) for item in items if is_message(item)),
         items=items,
@@ -85,6 +89,7 @@ def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None
         usage=_usage(body.get("usage")),
         poll_after=poll_after,
         raw=body,
+        requests=requests,
     )
 
 
@@ -120,20 +125,21 @@ def _read_lifecycle(name: str, event: JSON, response: JSON, cursor: int | None, 
     return StreamEvent(kind, event, cursor=cursor, snapshot=snapshot)
 
 
-def _status(raw_status: str, items: Sequence[JSON]) -> RunStatus:
-    """A response that ends with a call or an approval request is `completed` on the wire; it waits for its user."""
-    status = STATUSES.get(raw_status, RunStatus.RUNNING)
-    return RunStatus.INPUT_REQUIRED if status is RunStatus.COMPLETED and _awaits(items) else status
-
-
-def _awaits(items: Sequence[JSON]) -> bool:
+def _requests(items: Sequence[JSON]) -> list[InputRequest]:
+    """The calls and approvals that a response leaves open."""
     answered = {item.get("call_id") for item in items if _word(item.get("type")).endswith("_output")}
     answered |= {item.get("approval_request_id") for item in items if item.get("type") == "mcp_approval_response"}
-    return any(
-        (item.get("type") in CALLS and item.get("call_id") not in answered)
-        or (item.get("type") in APPROVALS and item.get("id") not in answered)
-        for item in items
-    )
+    asked = [_request(item) for item in items if item.get("type") in CALLS | APPROVALS]
+    return [request for request in asked if request.id not in answered]
+
+
+def _request(item: JSON) -> InputRequest:
+    """A custom tool's arguments are a text of their own, its input."""
+    approval = item.get("type") in APPROVALS
+    call_id = _word(item.get("id" if approval else "call_id")) or _word(item.get("id"))
+    kind = RequestKind.APPROVAL if approval else RequestKind.CALL
+    arguments = _word(item.get("arguments")) or _word(item.get("input"))
+    return InputRequest(call_id, kind, _word(item.get("name")), arguments, item)
 
 
 def _error(body: JSON) -> RunErrorInfo | None:

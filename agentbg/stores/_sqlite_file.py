@@ -74,6 +74,17 @@ _SCHEMA = (
     "CREATE INDEX runs_by_age ON runs (created_at)",
     "CREATE INDEX runs_by_remote_id ON runs (remote_id) WHERE remote_id IS NOT NULL",
 )
+_ADDED = (
+    # What the service called a run's earlier rounds: a token of one of them finds the run. Older files have none.
+    "CREATE TABLE IF NOT EXISTS names (remote_id TEXT, run_id TEXT, PRIMARY KEY (remote_id, run_id)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS names_by_run ON names (run_id)",
+    """
+    CREATE TRIGGER IF NOT EXISTS names_deleted AFTER DELETE ON runs BEGIN
+        DELETE FROM names WHERE run_id = old.id;
+    END
+    """,
+)
+"""Part of the schema, too, and made in files that were written before."""
 
 
 Columns = Mapping[str, str | float | None]
@@ -159,6 +170,9 @@ def _open_writable(path: Path, *, durable: bool) -> sqlite3.Connection:
     try:
         _check(connection, path)
         _use_wal(connection, path, durable=durable)
+        for statement in _ADDED:
+            connection.execute(statement)
+
         owner = json.dumps({"pid": os.getpid(), "since": time.time()})
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('owner', ?)", [owner])
     except BaseException:
@@ -183,7 +197,7 @@ def _make(path: Path) -> None:
         # Nobody goes on with a draft that was left half made, so it needs no journal on disk.
         connection.execute("PRAGMA journal_mode = MEMORY")
         connection.execute("BEGIN")
-        for statement in _SCHEMA:
+        for statement in (*_SCHEMA, *_ADDED):
             connection.execute(statement)
 
         connection.execute("COMMIT")

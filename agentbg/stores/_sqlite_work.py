@@ -5,7 +5,7 @@ A write runs inside a transaction of many; raising undoes what it did, and no mo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 from . import _refusals
 from ._sqlite_file import Columns, StoreFile
-from .codec import decode_record, decode_update, encode_request, encode_state, remote_id
+from .codec import decode_record, decode_update, encode_request, encode_state, remote_ids
 
 _CREATE = """
     INSERT INTO runs (id, status, agent, provider, endpoint, remote_id, created_at, finished_at, epoch, state)
@@ -33,6 +33,7 @@ _SAVE_REQUEST = """
     INSERT INTO requests (run_id, request) VALUES (:id, :request)
     ON CONFLICT (run_id) DO UPDATE SET request = excluded.request WHERE request IS NOT excluded.request
 """
+_SAVE_NAME = "INSERT INTO names (remote_id, run_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _APPEND = "INSERT INTO updates (run_id, seq, payload) VALUES (?, ?, ?) ON CONFLICT (run_id, seq) DO NOTHING"
 _RECORDS = "SELECT state, request, epoch FROM runs LEFT JOIN requests ON run_id = id"
 _NOTHING: tuple[None, None] = (None, None)
@@ -47,6 +48,8 @@ class Row:
     epoch: int
     state: bytes
     columns: Columns
+    earlier: Sequence[str]
+    """What the service called its earlier rounds."""
     request: StartRequest | None
     terminal: bool
 
@@ -58,6 +61,7 @@ class Row:
             epoch=record.epoch,
             state=encode_state(record),
             columns=_columns(record),
+            earlier=remote_ids(record)[:-1],
             request=record.request,
             terminal=record.status.terminal,
         )
@@ -70,6 +74,7 @@ def create(file: StoreFile, row: Row, request: bytes | None) -> None:
         raise _refusals.taken(row.id)
 
     _save_request(file, row.id, request)
+    _save_names(file, row)
     _settle(file, row)
 
 
@@ -88,6 +93,7 @@ def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> Non
     columns, request = file.settled.get(row.id, _NOTHING)
     if columns != row.columns:
         db.execute(_SAVE_COLUMNS, {"id": run_id, **_storable(row.columns)})
+        _save_names(file, row)
 
     if columns is None or request is not row.request:
         _save_request(file, row.id, encode_request(row.request))
@@ -123,10 +129,10 @@ def list_runs(
 
 def find(file: StoreFile, provider: str, endpoint: str, remote_id: str) -> RunRecord | None:
     """The newest record with this id at this service."""
-    where = "WHERE remote_id = ? AND provider = ? AND endpoint = ?"
-    found = _records(
-        file, f"{where} {_NEWEST_FIRST} LIMIT 1", [_text(value) for value in (remote_id, provider, endpoint)]
-    )
+    named = "(remote_id = :name OR id IN (SELECT run_id FROM names WHERE remote_id = :name))"
+    where = f"WHERE {named} AND provider = :provider AND endpoint = :endpoint"
+    values = {"name": _text(remote_id), "provider": _text(provider), "endpoint": _text(endpoint)}
+    found = _records(file, f"{where} {_NEWEST_FIRST} LIMIT 1", values)
     return found[0] if found else None
 
 
@@ -159,6 +165,10 @@ def _save_request(file: StoreFile, run_id: str, request: bytes | None) -> None:
     file.connection.execute(_SAVE_REQUEST, {"id": _text(run_id), "request": request})
 
 
+def _save_names(file: StoreFile, row: Row) -> None:
+    file.connection.executemany(_SAVE_NAME, [(_text(name), _text(row.id)) for name in row.earlier])
+
+
 def _settle(file: StoreFile, row: Row) -> None:
     """Remember what need not be written again while the run goes on."""
     if row.terminal:
@@ -173,7 +183,7 @@ def _columns(record: RunRecord) -> Columns:
         "agent": record.agent,
         "provider": record.provider,
         "endpoint": record.endpoint,
-        "remote_id": remote_id(record),
+        "remote_id": next(reversed(remote_ids(record)), None),
         "created_at": record.created_at,
         "finished_at": record.finished_at,
     }
@@ -183,7 +193,7 @@ def _storable(columns: Columns) -> Columns:
     return {name: _text(value) if isinstance(value, str) else value for name, value in columns.items()}
 
 
-def _records(file: StoreFile, clauses: str, values: Sequence[Any]) -> Sequence[RunRecord]:
+def _records(file: StoreFile, clauses: str, values: Sequence[Any] | Mapping[str, Any]) -> Sequence[RunRecord]:
     return [decode_record(*row) for row in file.connection.execute(f"{_RECORDS} {clauses}", values).fetchall()]
 
 

@@ -68,7 +68,7 @@ class Store(Protocol):
         ...
 
     async def find(self, provider: str, endpoint: str, remote_id: str) -> RunRecord | None:
-        """The newest run with this id at this service (`RunRef.id`), or None."""
+        """The newest run that has, or had, this id at this service (`RunRef.id`): its rounds' count, too. Or None."""
         ...
 
     async def read(self, run_id: str, *, after: int = 0, limit: int = 256) -> Sequence[AgentRunResponseUpdate]:

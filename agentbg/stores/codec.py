@@ -13,13 +13,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic_core import from_json, to_json
 
 from ..core.model import RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
 from ..core.position import Position
 from ..core.record import RunRecord
+from ..core.requests import InputRequest, RequestKind
+from ..core.rounds import Call, CallState, Round
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate, UpdateType
 from ..errors import StoreError, UsageError
@@ -32,13 +34,24 @@ _PARTS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
         "ref": lambda value: _build(RunRef, value),
         "position": lambda value: _build(Position, value),
         "snapshot": lambda value: _build(Snapshot, value),
+        "rounds": lambda value: [_build(Round, item) for item in value],
     },
+    Round: {
+        "ref": lambda value: _build(RunRef, value),
+        "usage": lambda value: _build(Usage, value),
+        "calls": lambda value: [_build(Call, item) for item in value],
+        "position": lambda value: _build(Position, value),
+        "error": lambda value: _build(RunErrorInfo, value),
+    },
+    Call: {"request": lambda value: _build(InputRequest, value), "state": CallState},
+    InputRequest: {"kind": RequestKind},
     StartRequest: {"previous": lambda value: _build(RunRef, value)},
     Snapshot: {
         "ref": lambda value: _build(RunRef, value),
         "status": RunStatus,
         "error": lambda value: _build(RunErrorInfo, value),
         "usage": lambda value: _build(Usage, value),
+        "requests": lambda value: [_build(InputRequest, item) for item in value],
     },
 }
 """How to read the fields that are more than JSON."""
@@ -69,27 +82,34 @@ def decode_record(state: bytes, request: bytes | None, epoch: int) -> RunRecord:
     return record
 
 
-def remote_id(record: RunRecord) -> str | None:
-    """What `Store.find` looks for; None for a run that the service has not named."""
-    return record.ref.id or None if record.ref else None
+def remote_ids(record: RunRecord) -> list[str]:
+    """What `Store.find` looks for: the names that the service gave to the run's rounds, the present one's last."""
+    refs = [*(closed.ref for closed in record.rounds), record.ref]
+    return list(dict.fromkeys(ref.id for ref in refs if ref and ref.id))
 
 
 def encode_update(update: AgentRunResponseUpdate) -> bytes:
     """An update without its seq, response and issuer. Its position's seq is its own, and not written either."""
     at = update.position
-    return _dump_fast([update.type, update.text, at.cursor, at.chars, at.digest, at.items, update.raw], "update")
+    fields = [update.type, update.text, at.cursor, at.chars, at.digest, at.items, update.raw]
+    return _dump_fast([*fields, at.before, at.before_digest] if at.before else fields, "update")
 
 
 def decode_update(seq: int, payload: bytes) -> AgentRunResponseUpdate:
     """The update with this seq. Raises StoreError when it is damaged."""
     try:
-        type_, text, cursor, chars, digest, items, raw, *_ = _load(payload)
+        type_, text, cursor, chars, digest, items, raw, *rest = _load(payload)
+        before, before_digest = rest[:2] if rest else (0, 0)
         kind = UpdateType(type_)
     except (ValueError, TypeError) as error:
         raise StoreError(f"Update {seq} of a run is damaged: {error}. Restore the store from a backup.") from error
 
     return AgentRunResponseUpdate(
-        type=kind, seq=seq, text=text, raw=raw, position=Position(seq, cursor, chars, digest, items)
+        type=kind,
+        seq=seq,
+        text=text,
+        raw=raw,
+        position=Position(seq, cursor, chars, digest, items, before, before_digest),
     )
 
 
@@ -99,16 +119,24 @@ def _plain(value: Any, without: str = "") -> dict[str, Any]:
     for name, default in _DEFAULTS[type(value)]:
         field = getattr(value, name)
         if field is not default and field != default and name != without:
-            plain[name] = _plain(field) if type(field) in _DEFAULTS else field
+            plain[name] = _plain_field(field)
 
     return plain
+
+
+def _plain_field(value: Any) -> Any:
+    if type(value) in _DEFAULTS:
+        return _plain(value)
+
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return [_plain(item) for item in items] if items and type(items[0]) in _DEFAULTS else value
 
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-_KINDS = (RunRecord, RunRef, Position, StartRequest, Snapshot, RunErrorInfo, Usage)
+_KINDS = (RunRecord, RunRef, Position, StartRequest, Snapshot, RunErrorInfo, Usage, Round, Call, InputRequest)
 _DEFAULTS: Mapping[type[Any], Sequence[tuple[str, Any]]] = {
     kind: [(field.name, _default(field)) for field in fields(kind)] for kind in _KINDS
 }

@@ -11,7 +11,7 @@ from ..core.record import RunRecord
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 from . import _refusals
-from .codec import decode_record, decode_update, encode_request, encode_state, encode_update, remote_id
+from .codec import decode_record, decode_update, encode_request, encode_state, encode_update, remote_ids
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class _Run:
 
     head: RunRecord
     """What runs are looked up by, without all that could be shared with the caller."""
-    remote_id: str | None
+    remote_ids: Sequence[str]
     state: bytes
     request: bytes | None
     journal: dict[int, bytes] = field(default_factory=dict[int, bytes])
@@ -29,8 +29,8 @@ class _Run:
 
     @classmethod
     def of(cls, record: RunRecord) -> _Run:
-        head = replace(record, request=None, ref=None, snapshot=None, metadata={})
-        return cls(head, remote_id(record), encode_state(record), encode_request(record.request))
+        head = replace(record, request=None, ref=None, snapshot=None, metadata={}, rounds=[])
+        return cls(head, remote_ids(record), encode_state(record), encode_request(record.request))
 
     def record(self) -> RunRecord:
         return decode_record(self.state, self.request, self.head.epoch)
@@ -113,9 +113,9 @@ class MemoryStore:
 
     async def find(self, provider: str, endpoint: str, remote_id: str) -> RunRecord | None:
         """The newest run with this id at this service, or None."""
-        key = (provider, endpoint, remote_id)
+        service = (provider, endpoint)
         for run in self._newest_first():
-            if (run.head.provider, run.head.endpoint, run.remote_id) == key:
+            if remote_id in run.remote_ids and (run.head.provider, run.head.endpoint) == service:
                 return run.record()
 
         return None

@@ -25,6 +25,7 @@ from agentbg.core.messages import (
 )
 from agentbg.core.model import EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent
 from agentbg.core.record import RunRecord
+from agentbg.core.rounds import FollowUp, Tooling
 from agentbg.core.run import Run
 from agentbg.core.schedule import PollPolicy, StreamPolicy
 from agentbg.core.states import Phase
@@ -49,13 +50,15 @@ HELLO = [
 ]
 
 
-def new(record: RunRecord, now: float = T0, *, poll: PollPolicy = POLL, age: float = 0.0) -> Run:
-    return Run(record, poll=poll, stream=STREAM, draw=lambda: 0.5, now=now, age=age)
+def new(
+    record: RunRecord, now: float = T0, *, poll: PollPolicy = POLL, age: float = 0.0, tools: Tooling | None = None
+) -> Run:
+    return Run(record, poll=poll, stream=STREAM, draw=lambda: 0.5, now=now, age=age, tools=tools)
 
 
-def polled(poll: PollPolicy = POLL) -> Run:
+def polled(poll: PollPolicy = POLL, tools: Tooling | None = None) -> Run:
     """A run that is polled, and whose first poll is under way."""
-    run = new(record(stream=False), poll=poll)
+    run = new(record(stream=False), poll=poll, tools=tools)
     run.feed(Started(snapshot()), T0)
     assert run.feed(Due(), T0 + 0.25) == [Poll()]
     return run
@@ -68,8 +71,8 @@ def streamed(*events: StreamEvent) -> Run:
     return run
 
 
-def waiting() -> Run:
-    run = polled()
+def waiting(tools: Tooling | None = None) -> Run:
+    run = polled(tools=tools)
     run.feed(Polled(snapshot(RunStatus.INPUT_REQUIRED, "Well?")), T0 + 1)
     assert run.phase is Phase.WAITING
     return run
@@ -544,12 +547,20 @@ def test_late_news_of_a_run_that_waits_changes_nothing(late: Polled | PollFailed
     assert (run.record, run.phase) == (before, Phase.WAITING)
 
 
-def test_a_run_that_waits_can_be_cancelled_and_has_no_second_end() -> None:
+def test_a_run_that_waits_ends_with_its_cancel_since_there_is_nothing_at_the_service() -> None:
     run = waiting()
+    ended = commit(run.feed(CancelAsked(), T0))
+    assert (ended.settled, [update.type for update in ended.updates]) == (True, [UpdateType.END])
+    assert (run.phase, run.record.status, run.response.text) == (Phase.DONE, RunStatus.CANCELLED, "Well?")
+
+
+def test_a_service_that_waits_itself_is_asked_to_cancel() -> None:
+    run = waiting(Tooling(follow_up=FollowUp.SAME))
     assert run.feed(CancelAsked(), T0) == [Commit(), Cancel()]
     assert run.feed(CancelAnswered(), T0) == [Poll()]
-    assert run.feed(Polled(snapshot(RunStatus.CANCELLED, "Well?")), T0) == [Commit((), settled=True)]
-    assert (run.phase, run.record.status) == (Phase.DONE, RunStatus.CANCELLED)
+    ended = commit(run.feed(Polled(snapshot(RunStatus.CANCELLED, "Well?")), T0))
+    assert [update.type for update in ended.updates] == [UpdateType.END]
+    assert (run.phase, run.record.status, run.response.text) == (Phase.DONE, RunStatus.CANCELLED, "Well?")
 
 
 # --- after the end, and another process ---

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from agentbg.core.run import Run
+from agentbg.core.moves import Moves
 from agentbg.core.states import TABLE, Action, Phase, Signal
 
 ROWS = [(phase, signal, *row) for phase, signals in TABLE.items() for signal, row in signals.items()]
-RUN = Path(Run.__module__.replace(".", "/") + ".py")
+CORE = Path(__file__).parents[2] / "agentbg" / "core"
 
 
 def reachable(start: Phase) -> set[Phase]:
@@ -47,16 +47,18 @@ def test_done_is_reached_by_the_end_of_the_run_only() -> None:
     assert {signal for _, signal, phase, _ in ROWS if phase is Phase.DONE} == {Signal.FINISHED}
 
 
-def test_nothing_leads_back_to_the_start() -> None:
-    assert Phase.STARTING not in {phase for _, _, phase, _ in ROWS}
+def test_only_answers_lead_back_to_the_start() -> None:
+    assert {
+        signal for phase, signal, target, _ in ROWS if target is Phase.STARTING and phase is not Phase.STARTING
+    } == {Signal.ANSWERED}
 
 
 def test_every_action_is_implemented_and_used() -> None:
-    assert set(Run._ACTIONS) == set(Action) == {action for *_, action in ROWS}
+    assert set(Moves._ACTIONS) == set(Action) == {action for *_, action in ROWS}
 
 
 def test_every_signal_is_sent_and_heard() -> None:
-    source = (Path(__file__).parents[2] / RUN).read_text(encoding="utf-8")
+    source = "".join((CORE / name).read_text(encoding="utf-8") for name in ("run.py", "dialogue.py"))
     sent = {Signal[name] for name in re.findall(r"Signal\.([A-Z]+)", source)}
     assert sent == set(Signal) == {signal for _, signal, *_ in ROWS}
 

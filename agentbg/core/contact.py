@@ -1,0 +1,76 @@
+"""How our contact with a run's service stands, and when to seek it again. All times are readings of one clock."""
+
+from __future__ import annotations
+
+from ..errors import ProviderError, ServiceUnavailable
+from .schedule import Draw, PollPolicy, StreamPolicy
+
+
+class Contact:
+    """One poll and one stream at most are under way at a time; how they fared says when the next is due."""
+
+    def __init__(self, poll: PollPolicy, stream: StreamPolicy, draw: Draw) -> None:
+        self._poll, self._stream, self._draw = poll, stream, draw
+        self.polling = False
+        """A poll is under way."""
+        self.attached = False
+        """A stream is open, or being opened."""
+        self.error: ProviderError | None = None
+        """Of the last call that failed."""
+        self.hint: float | None = None
+        """The service's last wish, in seconds."""
+        self._faults = 0  # calls in a row that failed
+        self._dry = 0  # connections in a row that brought no more of the answer
+
+    def answered(self) -> None:
+        """A poll was answered."""
+        self.polling = False
+        self._faults = 0
+
+    def failed(self, error: ProviderError) -> None:
+        """A poll, or the start of a round, was not answered, or answered with an error."""
+        self.polling = False
+        self._faults += 1
+        self.error = error
+        self.hint = error.retry_after if isinstance(error, ServiceUnavailable) else None
+
+    def fruitless(self) -> bool:
+        """A connection brought no more of the answer; True when it is the last of too many."""
+        self._dry += 1
+        return self._dry >= self._stream.attempts
+
+    def fruitful(self) -> None:
+        """A connection brought more of the answer."""
+        self._dry = 0
+
+    def forgotten(self, now: float, last_seen: float) -> bool:
+        """True when a service that does not know the run any more is to be believed."""
+        return now - last_seen > self._poll.missing_grace
+
+    def first_poll(self, now: float) -> float:
+        """When to poll a run that was just started, or taken up."""
+        return now + self._poll.first(self._draw, self.hint)
+
+    def next_poll(self, now: float, age: float) -> float:
+        """When to poll next, after a poll that was answered."""
+        return now + self._poll.interval(age, self._draw, self.hint)
+
+    def next_try(self, now: float) -> float:
+        """When to try again, after a call that failed."""
+        return now + self._poll.after_fault(max(self._faults, 1), self._draw, self.hint)
+
+    def late_try(self, now: float) -> float:
+        """When to try again, after a refusal that will not pass by itself."""
+        return now + self._poll.maximum
+
+    def next_connection(self, now: float) -> float:
+        """When to connect again, after a connection that brought nothing new."""
+        return now + self._stream.reconnect.delay(max(self._dry, 1), self._draw)
+
+    def next_look(self, now: float) -> float:
+        """When to look after a stream that is open."""
+        return now + self._stream.quiet
+
+    def is_quiet(self, silence: float) -> bool:
+        """True when a stream has brought nothing for too long."""
+        return silence >= self._stream.quiet

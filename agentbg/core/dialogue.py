@@ -1,0 +1,155 @@
+"""A run's rounds as they go: closed, worked on, answered, sent. Keeps the record and the assembly in step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .assembly import Assembly
+from .messages import Invoke, Send
+from .model import RunErrorInfo, RunRef, Snapshot, StreamEvent
+from .record import RunRecord
+from .requests import Answer, Output, output_item
+from .rounds import (
+    CallState,
+    FollowUp,
+    Tooling,
+    begin_calls,
+    decide,
+    follow_up,
+    open_round,
+    said,
+    settle,
+    take_up,
+)
+from .states import Signal
+from .update import AgentRunResponseUpdate
+
+
+class Dialogue:
+    """The rounds of one run. Between two, `record.ref` is still that of the one that was closed."""
+
+    def __init__(self, record: RunRecord, tools: Tooling) -> None:
+        self._record = record
+        self._tools = tools
+        before = record.rounds[:-1] if self.between else record.rounds
+        self.assembly = Assembly(record.position, said(before))
+
+    @property
+    def between(self) -> bool:
+        """True while the service has done its part, and the next is ours, or our user's."""
+        rounds = self._record.rounds
+        return bool(rounds) and not rounds[-1].sent
+
+    @property
+    def ours(self) -> bool:
+        """True when there is nothing at the service that could be cancelled."""
+        return self.between and self._tools.follow_up is not FollowUp.SAME
+
+    @property
+    def too_long(self) -> bool:
+        """True when a model that goes on calling is to be stopped."""
+        rounds = self._record.rounds
+        return len(rounds) > self._tools.max_rounds and CallState.READY in rounds[-1].states()
+
+    @property
+    def signal(self) -> Signal:
+        """What the calls of the last round ask for."""
+        states = self._record.rounds[-1].states()
+        if states & {CallState.READY, CallState.RUNNING}:
+            return Signal.CALLS
+
+        unsure = self._record.rounds[-1].error is not None
+        return Signal.ASKED if CallState.ASKED in states or unsure else Signal.ANSWERED
+
+    def close(self, snapshot: Snapshot, event: StreamEvent | None) -> list[AgentRunResponseUpdate]:
+        """The service has ended a round in requests. One that was closed before goes on as it stands."""
+        record = self._record
+        updates = self.assembly.close_round(snapshot, event)
+        if not self.between:
+            record.rounds.append(open_round(snapshot, record.ref, self.assembly.position, self._tools.rules))
+
+        record.snapshot = Snapshot(record.ref, snapshot.status, snapshot.raw_status, raw=snapshot.raw)
+        return updates
+
+    def take_up(self) -> None:
+        """Another process has begun what is to be done now."""
+        take_up(self._record.rounds[-1], self._tools.rules)
+
+    def invoke(self) -> list[Invoke]:
+        """The calls to make now."""
+        return [Invoke(request) for request in begin_calls(self._record.rounds[-1])]
+
+    def invoked(self, call_id: str, output: Output) -> list[AgentRunResponseUpdate]:
+        """A call was made. One that is not under way any more is late."""
+        call = self._record.rounds[-1].find(call_id, CallState.RUNNING) if self.between else None
+        if call is None:
+            return []
+
+        item = output_item(call.request, output)
+        settle(call, item)
+        return [self.assembly.answer(item)]
+
+    def answered(self, answers: Sequence[Answer]) -> list[AgentRunResponseUpdate]:
+        """The user has decided, and wants to go on where nobody knows whether the answers were sent."""
+        waiting = self._record.rounds[-1]
+        waiting.error = None
+        updates = [self.assembly.status()]
+        for answer in answers:
+            call = waiting.find(answer.id, CallState.ASKED)
+            if call is not None:
+                decide(call, answer)
+                updates += [self.assembly.answer(call.answer)] if call.answer is not None else []
+
+        return updates
+
+    def send(self) -> Send:
+        """Go on to the next round, which has no name yet."""
+        record = self._record
+        how = self._tools.follow_up
+        request = follow_up(record.request or self._tools.template, record.rounds, how)
+        waiting, record.ref = record.ref, None
+        record.rounds[-1].sent = True
+        self.assembly.begin_round(said(record.rounds))
+        record.position = self.assembly.position
+        return Send(request, f"{record.id}.{len(record.rounds)}", waiting if how is FollowUp.SAME else None)
+
+    def unsend(self, lost: str | None = None, code: str = "") -> None:
+        """The next round did not begin; with `lost`, nobody knows whether it did."""
+        last = self._record.rounds[-1]
+        self._record.ref, last.sent = last.ref, False
+        self.assembly.go_back(last.position, said(self._record.rounds[:-1]))
+        if lost is not None:
+            last.error = RunErrorInfo(code, lost)
+
+    def named(self, ref: RunRef) -> None:
+        """The next round has a name. A service that waits itself may go on under the one before: no new round then."""
+        rounds = self._record.rounds
+        if rounds and rounds[-1].ref == ref:
+            self.assembly.go_back(rounds.pop().position, said(rounds))
+
+        self._record.ref = ref
+
+    def conclude(self, *, final: bool) -> None:
+        """Nothing follows. The service's own last word is about the round that was closed; ours comes after it."""
+        rounds = self._record.rounds
+        if self.between and final:
+            self.assembly.go_back(rounds.pop().position, said(rounds))
+        elif self.between:
+            rounds[-1].sent = True
+            self.assembly.begin_round(said(rounds))
+
+    def known(self, text: str) -> Snapshot:
+        """The present round as it is known, with `text`; between rounds there is none."""
+        record = self._record
+        shown = record.snapshot or Snapshot(None, record.status, record.raw_status)
+        error = record.rounds[-1].error if self.between else shown.error
+        return Snapshot(
+            record.ref,
+            record.status,
+            record.raw_status,
+            "" if self.between else text,
+            () if self.between else shown.items,
+            error,
+            shown.usage,
+            raw=shown.raw,
+        )

@@ -1,0 +1,121 @@
+"""What a run asks of us on its way, and how it is answered.
+
+A request keeps the service's own item, in the shape of the Responses API: the field's common tongue. Answers are items
+of that shape, too, so that a provider sends them as it sends any input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ..errors import UsageError
+
+Output = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
+"""A text; content parts, as `agentbg.inputs` makes them; or the whole item to send, with its `type`."""
+
+REJECTED = "The user did not allow this call."
+
+
+class RequestKind(StrEnum):
+    """What is asked for."""
+
+    CALL = "call"
+    """The output of a call that the model wants made."""
+    APPROVAL = "approval"
+    """Leave to make a call: a tool of ours that requires it, or one that the service makes by itself (MCP)."""
+    INPUT = "input"
+    """Anything else that only the user knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to one request. Made by the request's own methods, or by its id: `Answer("call_1", approve=True)`."""
+
+    id: str
+    approve: bool | None = None
+    reason: str | None = None
+    """Why not: the model reads it."""
+    output: Output | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InputRequest:
+    """Something that a run waits for."""
+
+    id: str
+    kind: RequestKind
+    name: str = ""
+    """The tool's."""
+    arguments: str = ""
+    """Of the call: as the model wrote them, usually JSON."""
+    item: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    """The service's own item."""
+
+    def approve(self) -> Answer:
+        """Let the call be made."""
+        return Answer(self.id, approve=True)
+
+    def reject(self, reason: str | None = None) -> Answer:
+        """Do not let the call be made. The model reads the reason."""
+        return Answer(self.id, approve=False, reason=reason)
+
+    def answer(self, output: Output) -> Answer:
+        """Give what is asked for: of a call its output, so that it is not made."""
+        return Answer(self.id, output=output)
+
+
+def output_item(request: InputRequest, output: Output) -> Mapping[str, Any]:
+    """The item that answers a request with this output."""
+    if isinstance(output, Mapping):
+        return output
+
+    kind = str(request.item.get("type", ""))
+    output = output if isinstance(output, str) else list(output)
+    if request.kind is RequestKind.INPUT:
+        return {"type": "message", "role": "user", "content": output}
+
+    name = "id" if kind == "local_shell_call" else "call_id"
+    return {"type": f"{kind or 'function_call'}_output", name: request.id, "output": output}
+
+
+def decision_item(request: InputRequest, answer: Answer) -> Mapping[str, Any]:
+    """The item that tells the service, or the model, that a call is allowed or not."""
+    if request.item.get("type") == "mcp_approval_request":
+        reason = {"reason": answer.reason} if answer.reason else {}
+        return {
+            "type": "mcp_approval_response",
+            "approval_request_id": request.id,
+            "approve": bool(answer.approve),
+            **reason,
+        }
+
+    return output_item(request, f"{REJECTED} {answer.reason}" if answer.reason else REJECTED)
+
+
+def check_answer(request: InputRequest | None, answer: Answer) -> None:
+    """Raise UsageError for an answer that does not fit what was asked."""
+    if request is None:
+        raise UsageError(
+            f"The run does not wait for an answer to {answer.id!r}. What it waits for is in `handle.response.requests`."
+        )
+
+    if (answer.approve is None) == (answer.output is None):
+        raise UsageError(f"An answer says yes or no, or gives an output; that to {answer.id!r} says neither, or both.")
+
+    if answer.approve and request.kind is not RequestKind.APPROVAL:
+        raise UsageError(
+            f"The call {answer.id!r} of {request.name!r} cannot be approved: nobody here can make it. Answer it with "
+            f"its output, reject it, or give the agent a tool of that name."
+        )
+
+    mcp = request.item.get("type") == "mcp_approval_request"
+    if mcp and answer.output is not None and not isinstance(answer.output, Mapping):
+        raise UsageError(f"{answer.id!r} is a call that the service makes by itself: approve or reject it.")
+
+    if isinstance(answer.output, Mapping) and not answer.output.get("type"):
+        raise UsageError(
+            "An output that is a dict is the whole item to send, with its `type`; write other data as JSON"
+        )
