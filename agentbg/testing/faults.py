@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -10,14 +10,17 @@ from ..errors import ProviderError
 
 STREAM = "stream"
 """Stands for both methods that stream: `open` and `attach`."""
-METHODS = frozenset({"start", "open", "poll", "attach", "cancel", "respond", "delete", STREAM})
+ANSWER = "answer"
+"""Stands for a `start`, `open` or `respond` that brings answers: the outputs of a run's calls, or approvals."""
+METHODS = frozenset({"start", "open", "poll", "attach", "cancel", "respond", "delete", STREAM, ANSWER})
 
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
     """Something that goes wrong in the `call`-th call of `method` from now, and in `times` calls in a row (None: all).
 
-    `run` limits it to calls about the run of that number, counted from 1; it then counts only these calls.
+    `run` limits it to calls about the run of that number, counted from 1; it then counts only these calls. A start that
+    brings answers is about the run that it answers.
     """
 
     method: str
@@ -50,10 +53,9 @@ class Fault:
         if self.call < 1:
             raise ValueError("Calls are counted from 1.")
 
-    def strikes(self, method: str, run: int | None) -> bool:
-        """True when it hits this call, which it counts."""
-        streamed = self.method == STREAM and method in ("open", "attach")
-        if (self.method != method and not streamed) or self.run not in (None, run):
+    def strikes(self, methods: Collection[str], run: int | None) -> bool:
+        """True when it hits this call, which it counts. `methods` are the call's method, and what stands for it."""
+        if self.method not in methods or self.run not in (None, run):
             return False
 
         self.seen += 1
@@ -67,9 +69,9 @@ class Effect:
     faults: tuple[Fault, ...] = ()
 
     @classmethod
-    def of(cls, faults: Iterable[Fault], method: str, run: int | None) -> Effect:
+    def of(cls, faults: Iterable[Fault], methods: Collection[str], run: int | None) -> Effect:
         """The effect of those among `faults` that hit this call. All of them count it."""
-        return cls(tuple([fault for fault in faults if fault.strikes(method, run)]))
+        return cls(tuple([fault for fault in faults if fault.strikes(methods, run)]))
 
     @property
     def delay(self) -> float:

@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Any, Self
 
-from ..core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
+from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from ..core.status import RunStatus
-from ..errors import ProviderError, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported
+from ..errors import (
+    PreviousRunNotFound,
+    ProviderError,
+    RequestRejected,
+    RunNotFound,
+    ServiceUnavailable,
+    StreamRefused,
+    Unsupported,
+)
 from ..providers.base import Cap, Resume
+from .call import Call, Load
+from .context import answers, complaint, since_model
 from .faults import STREAM, Effect, Fault
 from .script import RunScript
 from .scripted_run import ScriptedRun, without_cursor
 
 ALL_CAPS = Cap.STREAM_START | Cap.CANCEL | Cap.RESPOND | Cap.DELETE | Cap.PARTIAL_ON_POLL | Cap.PREVIOUS
 DAY = 86_400.0
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of the provider, as it came in. Times are readings of the loop's clock, in seconds."""
-
-    method: str
-    at: float
-    run: str = ""
-    """The run's id at the service; empty until a start has made one."""
-    request: StartRequest | None = None
-    """What a start asked for."""
-    key: str | None = None
-    after: Cursor | None = None
-    """Where an attach wanted to begin."""
-    answers: Mapping[str, Any] | None = None
-    """What a respond brought."""
-    ended_at: float | None = None
-    """When it returned, raised or was cancelled; None while it is under way."""
-    error: Exception | None = None
-    """What it raised."""
-
-
-@dataclass(slots=True)
-class _Load:
-    """How many are at work at once, and how many were at most."""
-
-    now: Counter[str] = field(default_factory=Counter[str])
-    most: Counter[str] = field(default_factory=Counter[str])
-
-    def enter(self, *names: str) -> None:
-        self.now.update(names)
-        for name in names:
-            self.most[name] = max(self.most[name], self.now[name])
-
-    def leave(self, *names: str) -> None:
-        self.now.subtract(names)
 
 
 class ScriptedProvider:
@@ -67,12 +38,13 @@ class ScriptedProvider:
         ...
         assert provider.count("start") == 1
 
-    Each started run follows the next of `scripts`; the last one repeats. `fail`, `lose`, `delay`, `cut`, `stall`,
-    `repeat`, `double` and `renumber` say what goes wrong; each counts the calls from the moment it is said, and returns
-    the provider. `calls` is what came in.
+    Each started run follows the next of `scripts`; the last one repeats. A list among them is for one run and those
+    that answer it: a start that brings outputs of the run's calls, or approvals, gets the next of the list. `fail`,
+    `lose`, `delay`, `cut`, `stall`, `repeat`, `double` and `renumber` say what goes wrong; each counts the calls from
+    the moment it is said, and returns the provider. `calls` is what came in.
 
     Args:
-        scripts: What the runs do, in the order of their starts.
+        scripts: What the runs do, in the order of their starts: a script, or a list of them for a run and its answers.
         caps: The operations that the service has; the others raise `Unsupported`.
         resume: What an `attach` gives. CURSOR: exactly what follows the cursor. LOG: all events again. SNAPSHOT: the
             run as it is, then what follows, without numbers. NONE: `Unsupported`.
@@ -87,7 +59,7 @@ class ScriptedProvider:
 
     def __init__(
         self,
-        *scripts: RunScript,
+        *scripts: RunScript | Sequence[RunScript],
         caps: Cap = ALL_CAPS,
         resume: Resume = Resume.CURSOR,
         latency: float = 0.0,
@@ -112,8 +84,9 @@ class ScriptedProvider:
         """The runs by their ids, in the order of their starts."""
         self.closed = 0
         """How often `aclose` was called."""
-        self._load = _Load()
+        self._load = Load()
         self._started = 0
+        self._taken = 0
 
     @classmethod
     def text(cls, text: str, *, seconds: float = 10.0, deltas: int = 10, **settings: Any) -> Self:
@@ -174,14 +147,19 @@ class ScriptedProvider:
         """The run that was started as the `number`-th."""
         return next(run for run in self.runs.values() if run.number == number)
 
+    @property
+    def requests(self) -> list[StartRequest]:
+        """What the starts asked for, in order, those that failed included."""
+        return [call.request for call in self.calls if call.request is not None]
+
     def count(self, method: str, run: int | None = None) -> int:
-        """How many calls of `method` there were: all of them, or those about the run of that number."""
+        """How many calls of `method`, or of "stream" or "answer", there were: all, or those about one run's number."""
         run_id = self.run(run).id if run is not None else None
-        return sum(call.method == method and run_id in (None, call.run) for call in self.calls)
+        return sum(method in call.names and run_id in (None, call.run) for call in self.calls)
 
     def times(self, method: str) -> list[float]:
         """When the calls of `method` came in."""
-        return [call.at for call in self.calls if call.method == method]
+        return [call.at for call in self.calls if method in call.names]
 
     @property
     def max_in_flight(self) -> int:
@@ -207,7 +185,7 @@ class ScriptedProvider:
 
     async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
         """Start a run by the next script."""
-        call = Call("start", _now(), request=request, key=key)
+        call = self._asked("start", request, key)
         async with self._request(call) as effect:
             run = self._begin(call, request)
             self._lose(effect)
@@ -218,7 +196,7 @@ class ScriptedProvider:
     ) -> AsyncGenerator[Sequence[StreamEvent], None]:
         """Start a run by the next script, and stream it."""
         self._need(Cap.STREAM_START, "start a run with a stream")
-        call = Call("open", _now(), request=request, key=key)
+        call = self._asked("open", request, key)
         async with self._request(call) as effect:
             run = self._begin(call, request)
             self._lose(effect)
@@ -267,9 +245,9 @@ class ScriptedProvider:
             return self._show(run) if run.ended(_now()) else None
 
     async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
-        """Go on as a new run, by the next script."""
+        """Go on as a new run, by the next script: of the run's own list, if it has one."""
         self._need(Cap.RESPOND, "take an answer")
-        call = Call("respond", _now(), ref.id, answers=answers)
+        call = Call("respond", _now(), ref.id, answers=answers, answered=ref.id)
         async with self._request(call) as effect:
             run = self._begin(call, self._find(ref).request)
             self._lose(effect)
@@ -292,8 +270,8 @@ class ScriptedProvider:
     async def _request(self, call: Call) -> AsyncGenerator[Effect]:
         """A call: noted, counted, delayed, and refused if a fault says so."""
         self.calls.append(call)
-        run = self.runs.get(call.run)
-        effect = Effect.of(self.faults, call.method, run.number if run else None)
+        run = self.runs.get(call.run or call.answered)
+        effect = Effect.of(self.faults, call.names, run.number if run else None)
         loads = _loads(call)
         self._load.enter(*loads)
         try:
@@ -309,14 +287,50 @@ class ScriptedProvider:
             self._load.leave(*loads)
             call.ended_at = _now()
 
+    def _asked(self, method: str, request: StartRequest, key: str | None) -> Call:
+        """A call that starts a run, and perhaps answers another: the one it continues, or the last that asked so."""
+        said = answers(since_model(request.input))
+        previous = self._previous(request)
+        runs = reversed(self.runs.values()) if previous is None else (previous,)
+        answered = next((run.id for run in runs if run.asks & said.keys()), "")
+        return Call(method, _now(), request=request, key=key, answers=said or None, answered=answered)
+
+    def _previous(self, request: StartRequest) -> ScriptedRun | None:
+        """The run that a request continues, where the service keeps conversations."""
+        return self.runs.get(request.previous.id) if request.previous and Cap.PREVIOUS in self.caps else None
+
     def _begin(self, call: Call, request: StartRequest) -> ScriptedRun:
+        earlier = self._earlier(request)
+        if call.method != "respond" and (wrong := complaint([*earlier, *request.input])) is not None:
+            raise RequestRejected(wrong, status_code=400)
+
+        script, rest = self._cast(self.runs.get(call.answered))
         self._started += 1
-        number = self._started
-        script = self.scripts[min(number, len(self.scripts)) - 1]
-        ref = RunRef(self.name, self.endpoint, {"response": f"resp_{number}"})
-        run = self.runs[ref.id] = ScriptedRun(number, ref, request, script, _now())
-        call.run = run.id
+        ref = RunRef(self.name, self.endpoint, {"response": f"resp_{self._started}"})
+        run = self.runs[ref.id] = ScriptedRun(self._started, ref, request, script, _now())
+        run.earlier, run.rest, call.run = earlier, rest, run.id
         return run
+
+    def _earlier(self, request: StartRequest) -> Sequence[JSON]:
+        """What the service keeps from before a request."""
+        if request.previous is None or Cap.PREVIOUS not in self.caps:
+            return ()
+
+        previous = self._previous(request)
+        if previous is None or not previous.ended(_now()):
+            message = f"Previous response with id {request.previous.id!r} not found."
+            raise PreviousRunNotFound(message, status_code=400, code="previous_response_not_found")
+
+        return [*previous.context, *self._show(previous).items]
+
+    def _cast(self, answered: ScriptedRun | None) -> tuple[RunScript, Sequence[RunScript]]:
+        """The script of a new run, and those of the runs that will answer it."""
+        scripts: RunScript | Sequence[RunScript] = answered.rest if answered is not None else ()
+        if not scripts:
+            self._taken += 1
+            scripts = self.scripts[min(self._taken, len(self.scripts)) - 1]
+
+        return (scripts, ()) if isinstance(scripts, RunScript) else (scripts[0], scripts[1:] or scripts)
 
     def _find(self, ref: RunRef) -> ScriptedRun:
         run = self.runs.get(ref.id)

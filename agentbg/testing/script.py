@@ -139,18 +139,19 @@ class RunScript:
     @classmethod
     def call(cls, name: str, arguments: JSON, *, call_id: str = CALL_ID, seconds: float = 10.0) -> Self:
         """A run that asks for the output of the user's function `name`."""
-        call = {"type": "function_call", "call_id": call_id, "name": name, "arguments": json.dumps(arguments)}
-        return cls.asks({"id": "fc_1", "status": "completed", **call}, seconds=seconds)
+        return cls.asks(function_call(name, arguments, call_id=call_id), seconds=seconds)
 
     @classmethod
-    def asks(cls, item: JSON | None = None, *, seconds: float = 10.0) -> Self:
-        """A run that waits for its user: for an approval, or for what `item` asks."""
-        approval = {"id": "mcpr_1", "type": "mcp_approval_request", "name": "tool", "arguments": "{}"}
+    def asks(cls, *items: JSON, seconds: float = 10.0) -> Self:
+        """A run that waits for its user: for what the items ask, or for an approval where there is none.
+
+        RunScript.asks(function_call("look", {"at": "sea"}, call_id="call_1"), approval("delete", id="mcpr_1"))
+        """
         return cls(
             [
                 At(0.0, status=RunStatus.QUEUED),
                 At(seconds / 10, status=RunStatus.RUNNING),
-                At(seconds, item=approval if item is None else item),
+                *(At(seconds, item=item) for item in items or (approval(),)),
                 At(seconds, status=RunStatus.INPUT_REQUIRED),
             ]
         )
@@ -176,6 +177,18 @@ def message(id: str = "msg_1", text: str = "") -> JSON:
     """A message item of the assistant, in the shape of the Responses API."""
     part: JSON = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"id": id, "type": "message", "status": "in_progress", "role": "assistant", "content": [part]}
+
+
+def function_call(name: str, arguments: JSON, *, call_id: str = CALL_ID) -> JSON:
+    """A call of the user's function, in the shape of the Responses API."""
+    call: JSON = {"type": "function_call", "call_id": call_id, "name": name, "arguments": json.dumps(arguments)}
+    return {"id": f"fc_{call_id.removeprefix('call_')}", "status": "completed", **call}
+
+
+def approval(name: str = "tool", arguments: JSON | None = None, *, id: str = "mcpr_1") -> JSON:
+    """A request to approve a tool of an MCP server, in the shape of the Responses API."""
+    what: JSON = {"name": name, "arguments": json.dumps(arguments or {}), "server_label": "server"}
+    return {"id": id, "type": "mcp_approval_request", **what}
 
 
 def _split(text: str, pieces: int) -> list[str]:

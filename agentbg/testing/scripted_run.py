@@ -11,6 +11,7 @@ from typing import Any
 from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
 from ..core.response import is_message, item_text
 from ..core.status import RunStatus
+from .context import questions
 from .script import At, RunScript, message
 
 _EARLY = 1e-9  # asyncio may run a timer so many seconds early
@@ -24,6 +25,10 @@ class ScriptedRun:
         """From 1, in the order of the starts."""
         self.ref = ref
         self.request = request
+        self.earlier: Sequence[JSON] = ()
+        """The items that the service kept from before it, oldest first."""
+        self.rest: Sequence[RunScript] = ()
+        """The scripts of the runs that answer it; none: the service's next."""
         self.started_at = now
         self.steps = list(script.steps)
         self.cursors = script.cursors
@@ -35,6 +40,16 @@ class ScriptedRun:
     def id(self) -> str:
         """Its id at the service."""
         return self.ref.id
+
+    @property
+    def context(self) -> list[JSON]:
+        """All that its model sees: what the service kept from before, and its own input, oldest first."""
+        return [*self.earlier, *self.request.input]
+
+    @property
+    def asks(self) -> set[str]:
+        """The ids of the calls and approval requests in its script."""
+        return questions(step.item for step in self.steps if step.item is not None)
 
     def due(self, now: float) -> int:
         """How many steps have happened."""

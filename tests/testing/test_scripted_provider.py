@@ -11,9 +11,16 @@ import pytest
 
 from agentbg.core.model import EventKind, RunErrorInfo, RunRef, StartRequest
 from agentbg.core.status import RunStatus
-from agentbg.errors import RequestRejected, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported
+from agentbg.errors import (
+    PreviousRunNotFound,
+    RequestRejected,
+    RunNotFound,
+    ServiceUnavailable,
+    StreamRefused,
+    Unsupported,
+)
 from agentbg.providers.base import Cap, Provider, Resume
-from agentbg.testing import At, RunScript, ScriptedProvider, message, virtual_time
+from agentbg.testing import At, RunScript, ScriptedProvider, approval, function_call, message, virtual_time
 
 ASK = StartRequest([{"role": "user", "content": "Hello?"}])
 
@@ -475,3 +482,126 @@ async def ok(call, error=ServiceUnavailable) -> bool:
         return False
 
     return True
+
+
+LOOK = RunScript.call("look", {"at": "sea"}, seconds=5)
+BOTH = RunScript.asks(function_call("look", {}, call_id="call_1"), function_call("look", {}, call_id="call_2"))
+
+
+async def answer(provider, snapshot, *calls, method="start"):
+    """The run that answers these calls of another."""
+    items = [{"type": "function_call_output", "call_id": call, "output": "blue"} for call in calls]
+    request = StartRequest(items, previous=snapshot.ref)
+    if method == "start":
+        return await provider.start(request)
+
+    return (await collect(provider.open(request)))[-1].snapshot
+
+
+async def ended(provider, request=ASK):
+    """A run that has come to its end, or to a question."""
+    snapshot = await provider.start(request)
+    await asyncio.sleep(60)
+    return await provider.poll(snapshot.ref)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("method", ["start", "open"])
+    @virtual_time
+    async def test_a_start_that_brings_outputs_gets_the_next_script_of_its_runs_list(self, method):
+        provider = ScriptedProvider([LOOK, LOOK, RunScript.text("The sea is blue.")], RunScript.text("Another run"))
+        first = await ended(provider)
+        other = await ended(provider)
+        second = await answer(provider, first, "call_1", method=method)
+        await asyncio.sleep(60)
+        third = await answer(provider, second, "call_1")
+        await asyncio.sleep(60)
+        texts = [(await provider.poll(run.ref)).text for run in (other, third)]
+        assert texts == ["Another run", "The sea is blue."]
+        assert [call.answered for call in provider.calls if call.request] == ["", "", "resp_1", "resp_3"]
+        assert (provider.count("answer"), provider.count("answer", run=4)) == (2, 1)
+        assert provider.requests[2].input[0]["output"] == "blue"
+        kinds = [item.get("role") or item["type"] for item in provider.run(4).context]
+        assert kinds == ["user", *["function_call", "function_call_output"] * 2]
+
+    @virtual_time
+    async def test_scripts_without_a_list_go_on_one_after_the_other(self):
+        provider = ScriptedProvider(LOOK, RunScript.text("blue"))
+        assert (await answer(provider, await ended(provider), "call_1")).ref.id == "resp_2"
+        assert provider.run(2).steps == list(RunScript.text("blue").steps)
+
+    @virtual_time
+    async def test_the_last_script_of_a_list_repeats_so_that_calls_can_be_endless(self):
+        provider = ScriptedProvider([LOOK])
+        run = await ended(provider)
+        for _ in range(9):
+            run = await answer(provider, run, "call_1")
+            await asyncio.sleep(60)
+            assert (await provider.poll(run.ref)).status is RunStatus.INPUT_REQUIRED
+
+    @virtual_time
+    async def test_outputs_that_are_sent_again_get_the_same_script(self):
+        provider = ScriptedProvider([LOOK, RunScript.text("blue"), RunScript.text("too far")]).lose("answer")
+        first = await ended(provider)
+        with pytest.raises(ServiceUnavailable):
+            await answer(provider, first, "call_1")
+
+        await answer(provider, first, "call_1")
+        assert provider.run(2).steps == provider.run(3).steps
+
+    @virtual_time
+    async def test_a_history_that_the_client_keeps_finds_the_run_that_it_answers(self):
+        provider = ScriptedProvider([BOTH, RunScript.text("blue")], caps=Cap(0))
+        asked = (await ended(provider)).items
+        outputs = [{"type": "function_call_output", "call_id": call["call_id"], "output": "blue"} for call in asked]
+        history = [*ASK.input, *asked, *outputs]
+        assert (await ended(provider, StartRequest(history))).text == "blue"
+        said = {"type": "message", "role": "assistant", "content": "blue"}
+        await provider.start(StartRequest([*history, said, *ASK.input]))
+        assert [call.answered for call in provider.calls if call.request] == ["", "resp_1", ""]
+
+    @virtual_time
+    async def test_failures_are_for_the_start_that_brings_answers_and_for_one_run_of_several(self):
+        provider = ScriptedProvider([LOOK, RunScript.text("blue")])
+        busy = ServiceUnavailable("Busy.", unsent=True)
+        provider.fail("answer", busy, run=2).fail("answer", RequestRejected("No.", status_code=400), run=2, call=2)
+        one, two = await ended(provider), await ended(provider)
+        await answer(provider, one, "call_1")
+        for error in (ServiceUnavailable, RequestRejected):
+            with pytest.raises(error):
+                await answer(provider, two, "call_1")
+
+        await answer(provider, two, "call_1")
+        assert len(provider.runs) == 4
+
+    @pytest.mark.parametrize(
+        ("calls", "message"),
+        [(["call_1"], "No tool output found for function call call_2."), (["call_1", "call_2", "call_3"], "call_3")],
+    )
+    @virtual_time
+    async def test_outputs_must_be_those_that_were_asked_for(self, calls, message):
+        provider = ScriptedProvider([BOTH, RunScript.text("blue")])
+        first = await ended(provider)
+        with pytest.raises(RequestRejected, match=message):
+            await answer(provider, first, *calls)
+
+        assert len(provider.runs) == 1
+
+    @virtual_time
+    async def test_an_approval_is_an_answer(self):
+        provider = ScriptedProvider([RunScript.asks(approval("delete", id="mcpr_7")), RunScript.text("Gone.")])
+        first = await ended(provider)
+        word = {"type": "mcp_approval_response", "approval_request_id": "mcpr_7", "approve": False}
+        assert (await ended(provider, StartRequest([word], previous=first.ref))).text == "Gone."
+        assert provider.calls[-2].answers == {"mcpr_7": False}
+
+    @virtual_time
+    async def test_a_run_that_is_gone_or_not_at_its_end_cannot_be_continued(self):
+        provider = ScriptedProvider(RunScript.endless("On and on"))
+        running = await provider.start(ASK)
+        with pytest.raises(PreviousRunNotFound):
+            await provider.start(StartRequest(ASK.input, previous=running.ref))
+
+        await provider.delete(running.ref)
+        with pytest.raises(PreviousRunNotFound):
+            await provider.start(StartRequest(ASK.input, previous=running.ref))
