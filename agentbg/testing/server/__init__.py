@@ -15,6 +15,8 @@ from .answers import TooOld as TooOld
 from .exchange import Exchange as Exchange
 from .exchange import Request as Request
 from .fault import Fault as Fault
+from .history import Conversation as Conversation
+from .items import CustomToolCall as CustomToolCall
 from .items import FunctionCall as FunctionCall
 from .items import McpApprovalRequest as McpApprovalRequest
 from .items import Message as Message
@@ -36,6 +38,8 @@ from .reply import Reply as Reply
 from .reply import Step as Step
 from .run import Run as Run
 from .script import Script as Script
+from .script import Turns as Turns
+from .script import answers as answers
 from .script import echo as echo
 from .server import ResponsesServer as ResponsesServer
 from .streams import Comments as Comments

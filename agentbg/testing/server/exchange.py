@@ -47,7 +47,8 @@ class Request:
     def kinds(self) -> frozenset[str]:
         """What a fault's `on` may say to mean this request: its method, its role, and `stream` if it asks for one.
 
-        The roles are create, poll, attach (a GET with `stream=true`), cancel, delete, input_items and other.
+        The roles are create, poll, attach (a GET with `stream=true`), cancel, delete, input_items,
+        conversation (whatever is asked of one) and other.
         """
         role = self._role()
         stream = {"stream"} if self.streams and role in ("create", "attach") else set[str]()
@@ -65,6 +66,8 @@ class Request:
                 return "cancel"
             case "GET", ("responses", _, "input_items"):
                 return "input_items"
+            case _, ("conversations", *_):
+                return "conversation"
             case _:
                 return "other"
 

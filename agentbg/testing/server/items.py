@@ -39,10 +39,6 @@ class OutputItem(Protocol):
         ...
 
 
-CALL_ID = "call_" + "0" * 24
-"""The `call_id` of a call that is given none."""
-
-
 @lru_cache(maxsize=64)
 def split(text: str, deltas: int | None) -> tuple[str, ...]:
     """Cut `text` into `deltas` pieces of about the same size, or, for None, into words.
@@ -146,7 +142,8 @@ class FunctionCall:
 
     name: str
     arguments: str = "{}"
-    call_id: str = CALL_ID
+    call_id: str | None = None
+    """None for one that no other call has."""
     deltas: int | None = None
     prefix: str = field(default="fc", init=False, repr=False)
 
@@ -176,9 +173,56 @@ class FunctionCall:
             "type": "function_call",
             "status": status,
             "arguments": arguments,
-            "call_id": self.call_id,
+            "call_id": self.call_id or _call_id(id),
             "name": self.name,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CustomToolCall:
+    """A call of the user's tool that takes any text: `input`, streamed in `deltas` pieces (None: one per word)."""
+
+    name: str
+    input: str = ""
+    call_id: str | None = None
+    """None for one that no other call has."""
+    deltas: int | None = None
+    prefix: str = field(default="ctc", init=False, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """One for each delta."""
+        return len(split(self.input, self.deltas))
+
+    def begun(self, id: str) -> Event:
+        """The call, with no input yet."""
+        return self._item(id, "in_progress", "")
+
+    def events(self, id: str) -> Iterator[Event]:
+        """The input: deltas, done."""
+        for piece in split(self.input, self.deltas):
+            yield {"type": "response.custom_tool_call_input.delta", "item_id": id, "delta": piece}
+
+        yield {"type": "response.custom_tool_call_input.done", "item_id": id, "input": self.input}
+
+    def ended(self, id: str, status: str) -> Event:
+        """The call with its input."""
+        return self._item(id, status, self.input)
+
+    def _item(self, id: str, status: str, input: str) -> Event:
+        return {
+            "id": id,
+            "type": "custom_tool_call",
+            "status": status,
+            "call_id": self.call_id or _call_id(id),
+            "input": input,
+            "name": self.name,
+        }
+
+
+def _call_id(id: str) -> str:
+    """The id of a call that was given none: made from its item's, so that a run says it the same every time."""
+    return f"call_{id[-24:]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,13 +34,22 @@ class Run:
     """
 
     def __init__(
-        self, index: int, id: str, request: JSON, script: Script, clock: Callable[[], float], created_at: int
+        self,
+        index: int,
+        id: str,
+        request: JSON,
+        script: Script,
+        clock: Callable[[], float],
+        created_at: int,
+        earlier: Sequence[Event] = (),
     ) -> None:
         self.index = index
         """Its place among all runs of the server, from 0."""
         self.id = id
         self.request = request
         """The JSON body that created it."""
+        self.earlier = earlier
+        """The items that the service kept from before it: inputs and outputs, oldest first."""
         self.script = script
         self.created_at = created_at
         """Seconds since 1970."""
@@ -74,8 +83,18 @@ class Run:
 
     @cached_property
     def input_items(self) -> list[Event]:
-        """Its input, oldest first."""
-        return input_items(self.request.get("input"))
+        """Its own input, oldest first."""
+        return input_items(self.request)
+
+    @property
+    def context(self) -> list[Event]:
+        """All that its model sees: what the service kept from before, and its own input, oldest first."""
+        return [*self.earlier, *self.input_items]
+
+    @property
+    def output(self) -> list[Event]:
+        """Its output items, as a poll shows them now."""
+        return list(self._body(self.status)["output"])
 
     @property
     def duration(self) -> float:
@@ -85,6 +104,11 @@ class Run:
             return last.at if _status(last.event) in TERMINAL else math.inf
 
         return self.script.queued + self.script.running
+
+    @property
+    def ends_at(self) -> float:
+        """When it ends, by the loop's clock, if nothing stops it."""
+        return self.born + self.duration
 
     @property
     def finished(self) -> bool:

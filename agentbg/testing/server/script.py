@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, Literal
 
-from .items import CALL_ID, FunctionCall, Message, OutputItem
-from .wire import JSON, TERMINAL, Event, input_text
+from ..context import answers as answered
+from ..context import turns
+from .items import FunctionCall, Message, OutputItem
+from .wire import JSON, TERMINAL, Event, input_text, raw_items
 
 _STORY = (
     "Once",
@@ -81,7 +83,7 @@ class Script:
         return cls.text(json.dumps(value))
 
     @classmethod
-    def call(cls, name: str, arguments: JSON, call_id: str = CALL_ID) -> Script:
+    def call(cls, name: str, arguments: JSON, call_id: str | None = None) -> Script:
         """A run that calls the user's function `name`, and so completes with a `function_call`."""
         return cls((FunctionCall(name, json.dumps(arguments), call_id),))
 
@@ -139,16 +141,43 @@ def echo(request: JSON) -> Script:
     return Script.text(f"You said: {input_text(request)}")
 
 
-ScriptSource = Script | Sequence[Script] | Callable[[JSON], Script]
-"""One script for all runs; one for each run in order, the last one repeated; or a function of the request's body."""
+def answers(request: JSON) -> dict[str, Any]:
+    """What a request's input answers: a call's output by its `call_id`, an approval's True or False by its id."""
+    return answered(raw_items(request))
 
 
-def choose(source: ScriptSource, index: int, request: JSON) -> Script:
-    """The script of the run number `index`, created by `request`."""
+ScriptOf = Script | Callable[[JSON], Script]
+"""A script, or a function of the request's body that makes one, such as `echo`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Scripts for the turns of each conversation, such as calls, and then a text; the last one repeats.
+
+        Turns([Script.call("get_weather", {"city": "Amsterdam"}), Script.text("It rains.")])
+
+    As with a real model, what a request gets follows from what it carries alone: from how often the model has spoken in
+    what it sees, be it by `previous_response_id`, by `conversation` or in the input. A request that is sent twice gets
+    the same script twice.
+    """
+
+    scripts: Sequence[ScriptOf]
+
+    def __post_init__(self) -> None:
+        if not self.scripts:
+            raise ValueError("there is no script in Turns; give it one for the first turn")
+
+
+ScriptSource = ScriptOf | Sequence[ScriptOf] | Turns
+"""What runs do: one script for all; a list in the order of the creates, the last one repeated; or the same by turns."""
+
+
+def choose(source: ScriptSource, index: int, request: JSON, context: Sequence[JSON]) -> Script:
+    """The script of the run number `index`, created by `request`, whose model sees `context`."""
+    if isinstance(source, Turns):
+        return choose(source.scripts, turns(context), request, context)
+
     if isinstance(source, Script):
         return source
 
-    if callable(source):
-        return source(request)
-
-    return source[min(index, len(source) - 1)]
+    return source(request) if callable(source) else choose(source[min(index, len(source) - 1)], index, request, context)

@@ -12,10 +12,11 @@ from ..loopback import Listener
 from .connection import Connection
 from .exchange import Request
 from .fault import Fault, Faults
+from .history import Conversation
 from .reply import Reply
 from .run import Run
 from .script import ScriptSource, echo
-from .service import Service
+from .service import Chaining, Service
 
 
 class ResponsesServer:
@@ -38,20 +39,28 @@ class ResponsesServer:
         stream_window: float = 300.0,
         retention: float = math.inf,
         settling: float = 0.0,
+        chaining: Chaining = "kept",
+        background_locks: bool = True,
+        idempotent: bool = False,
         port: int = 0,
         log: bool = True,
     ) -> None:
         """Prepare a server.
 
         Args:
-            script: What runs do: a `Script`, a list of them in the order of the runs (the last one repeats), or a
-                function from the JSON body of the request. The default says back what it was told.
+            script: What runs do: a `Script`, a function that makes one from the JSON body of the request, a list of
+                these in the order of the runs (the last one repeats), or `Turns` for the turns of each conversation.
+                The default says back what it was told.
             faults: What goes wrong; see `Fault` for the order.
             api_key: If given, requests without exactly this bearer token, or Azure's `api-key`, get a 401.
             models: If given, other models get a 404.
             stream_window: For how many seconds after its creation a run can be streamed.
             retention: For how many seconds after its creation a run is kept; then it is a 404.
             settling: For how many seconds after its end a streamed run is a 404, as at Azure (5 to 33 s).
+            chaining: Whether `previous_response_id` is "kept" to, "refused" (400, by a service that stores nothing), or
+                "ignored" without a word, together with the rule that each call has its output.
+            background_locks: Whether a background run locks its conversation until its end. Foreground runs always do.
+            idempotent: Whether a create with the `Idempotency-Key` of an earlier one is answered with that one's run.
             port: 0 for any free one.
             log: Whether to keep `requests`.
         """
@@ -66,6 +75,9 @@ class ResponsesServer:
             stream_window=stream_window,
             retention=retention,
             settling=settling,
+            chaining=chaining,
+            background_locks=background_locks,
+            idempotent=idempotent,
         )
         self._log = log
         self._clock = time.monotonic
@@ -89,6 +101,11 @@ class ResponsesServer:
     def count(self, kind: str) -> int:
         """How many requests of a kind there were: a method, or a role such as create, poll, attach, stream, cancel."""
         return sum(kind in request.kinds for request in self.requests)
+
+    @property
+    def conversations(self) -> Mapping[str, Conversation]:
+        """The conversations by id, the deleted ones too."""
+        return self.service.conversations
 
     def advance(self, seconds: float) -> None:
         """Let all runs be older by so many seconds, at once: they go on, become too old to stream, expire."""

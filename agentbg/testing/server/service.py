@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from ..context import complaint
 from .exchange import Exchange, Request
+from .history import Conversation, no_such_url, page
 from .play import recorded_id
 from .reply import Reply
 from .run import Run
 from .script import ScriptSource, choose
-from .wire import JSON, conversation_of, new_id
+from .wire import JSON, Event, conversation_of, input_items, new_id, raw_items
+
+Chaining = Literal["kept", "refused", "ignored"]
+"""What becomes of `previous_response_id`."""
 
 
 @dataclass(slots=True)
@@ -29,9 +35,17 @@ class Service:
     """For how many seconds after its creation a run is kept."""
     settling: float = 0.0
     """For how many seconds after its end a streamed run is not found, as at Azure."""
+    chaining: Chaining = "kept"
+    background_locks: bool = True
+    """Whether a run in the background keeps others from its conversation until its end."""
+    idempotent: bool = False
+    """Whether a create with the `Idempotency-Key` of an earlier one is answered with that run."""
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     created: int = 0
     """How many runs there have been."""
+    conversations: dict[str, Conversation] = field(default_factory=dict[str, Conversation])
+    keyed: dict[str, Run] = field(default_factory=dict[str, Run])
+    """The runs by the `Idempotency-Key` that made them."""
 
     def find(self, id: str) -> Run | None:
         """The run of that id, unless it has been deleted, has expired, or cannot be read yet."""
@@ -44,6 +58,8 @@ class Service:
     def forget(self) -> None:
         """Forget all runs."""
         self.runs.clear()
+        self.conversations.clear()
+        self.keyed.clear()
         self.created = 0
 
     def exchange(self, request: Request) -> Exchange:
@@ -64,7 +80,7 @@ class Service:
             if role in request.kinds:
                 return endpoint(self, exchange)
 
-        return Reply.error(404, f"Invalid URL ({request.method} {request.path})")
+        return no_such_url(request)
 
     def create(self, exchange: Exchange) -> Reply:
         """POST /responses."""
@@ -72,10 +88,24 @@ class Service:
         if body is None:
             return Reply.error(400, "We could not parse the JSON body of your request.")
 
-        if (refusal := self._refuse(body)) is not None:
-            return refusal
+        if self.chaining == "ignored":
+            body = {**body, "previous_response_id": None}
 
-        run = exchange.run = self._new_run(body)
+        key = exchange.request.headers.get("idempotency-key") if self.idempotent else None
+        run = self.keyed.get(key) if key is not None else None
+        if run is None:
+            if (refusal := self._refuse(body) or self._refuse_history(body)) is not None:
+                return refusal
+
+            run = self._new_run(body)
+            if key is not None:
+                self.keyed[key] = run
+
+        exchange.run = run
+        return self._begun(run)
+
+    def _begun(self, run: Run) -> Reply:
+        """The answer to the create that made this run."""
         if run.streamed:
             return Reply.stream(run.tail())
 
@@ -85,7 +115,7 @@ class Service:
         return Reply(run.snapshot() if run.finished else run.body_when_done())
 
     def _refuse(self, body: JSON) -> Reply | None:
-        model, previous = body.get("model"), body.get("previous_response_id")
+        model = body.get("model")
         if not model:
             return Reply.error(
                 400, "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
@@ -94,29 +124,59 @@ class Service:
         if self.models is not None and model not in self.models:
             return Reply.error(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
 
-        if previous is not None and ((run := self.find(previous)) is None or not run.finished):
-            message = f"Previous response with id '{previous}' not found."
-            return Reply.error(400, message, param="previous_response_id", code="previous_response_not_found")
-
-        if self._busy(conversation_of(body)):
-            message = "Another process is currently operating on this conversation. Please retry in a few seconds."
-            return Reply.error(400, message, param="conversation", code="conversation_locked")
+        items: Sequence[Any] = raw_items(body)
+        if not all(isinstance(item, Mapping) for item in items):
+            message = "Invalid type for 'input': expected a string or a list of input items."
+            return Reply.error(400, message, param="input", code="invalid_type")
 
         return None
 
-    def _busy(self, conversation: str | None) -> bool:
-        if conversation is None:
-            return False
+    def _refuse_history(self, body: JSON) -> Reply | None:
+        """What may be wrong with what a request names of earlier ones."""
+        previous, name = body.get("previous_response_id"), conversation_of(body)
+        if previous is not None and name is not None:
+            return Reply.error(400, _EXCLUSIVE, code="mutually_exclusive_parameters")
 
-        return any(conversation_of(run.request) == conversation and not run.finished for run in self.runs.values())
+        if previous is not None and self._previous(previous) is None:
+            message = f"Previous response with id '{previous}' not found."
+            return Reply.error(400, message, param="previous_response_id", code="previous_response_not_found")
+
+        conversation = self.conversations.get(name) if name is not None else None
+        if conversation is not None and conversation.deleted:
+            return _no_conversation(conversation.id)
+
+        if conversation is not None and conversation.busy(background=self.background_locks):
+            message = "Another process is currently operating on this conversation. Please retry in a few seconds."
+            return Reply.error(400, message, param="conversation", code="conversation_locked")
+
+        wrong = complaint([*self._earlier(body), *raw_items(body)]) if self.chaining != "ignored" else None
+        return Reply.error(400, wrong, param="input") if wrong is not None else None
+
+    def _previous(self, id: str) -> Run | None:
+        """The run that may be continued by its id: one that has ended, and was to be stored."""
+        run = self.find(id) if self.chaining == "kept" else None
+        return run if run is not None and run.finished and run.stored else None
+
+    def _earlier(self, body: JSON) -> Sequence[Event]:
+        """What the service keeps from before a request, oldest first."""
+        if (previous := body.get("previous_response_id")) is not None and (run := self._previous(previous)) is not None:
+            return [*run.context, *run.output]
+
+        name = conversation_of(body)
+        return self.conversations[name].items if name in self.conversations else ()
 
     def _new_run(self, body: JSON) -> Run:
-        script = choose(self.script, self.created, body)
+        earlier = self._earlier(body)
+        script = choose(self.script, self.created, body, [*earlier, *raw_items(body)])
         run_id = recorded_id(script) if script.keep_ids else None
         if run_id is None or run_id in self.runs:
             run_id = new_id("resp")
 
-        run = self.runs[run_id] = Run(self.created, run_id, body, script, self.clock, int(time.time()))
+        now = int(time.time())
+        run = self.runs[run_id] = Run(self.created, run_id, body, script, self.clock, now, earlier)
+        if (name := conversation_of(body)) is not None:
+            self.conversations.setdefault(name, Conversation(name, now)).runs.append(run)
+
         self.created += 1
         return run
 
@@ -191,30 +251,36 @@ class Service:
         return Reply.json({"id": run.id, "object": "response.deleted", "deleted": True})
 
     def input_items(self, exchange: Exchange) -> Reply:
-        """GET /responses/{id}/input_items, newest first unless `order=asc`."""
+        """GET /responses/{id}/input_items: all that its model saw, newest first unless `order=asc`."""
         run, query = exchange.run, exchange.request.query
         if run is None:
             return _not_found(exchange)
 
-        limit = query.get("limit", "20")
-        if not limit.isdecimal() or not 1 <= int(limit) <= 100:
-            return Reply.error(400, f"Invalid 'limit': expected 1 to 100, but got '{limit}'.", param="limit")
+        return page(run.context, query)
 
-        items = run.input_items if query.get("order") == "asc" else run.input_items[::-1]
-        ids = [item["id"] for item in items]
-        start = ids.index(query["after"]) + 1 if query.get("after") in ids else 0
-        page = items[start : start + int(limit)]
-        return Reply.json(
-            {
-                "object": "list",
-                "data": page,
-                "first_id": page[0]["id"] if page else None,
-                "has_more": start + len(page) < len(items),
-                "last_id": page[-1]["id"] if page else None,
-            }
-        )
+    def conversation(self, exchange: Exchange) -> Reply:
+        """The endpoints of /conversations. One that was never created begins with the first run that names it."""
+        request = exchange.request
+        match request.method, request.route[1:]:
+            case "POST", ():
+                return Reply.json(self._new_conversation(request.json or {}).body())
+            case "GET" | "DELETE", (name, *rest):
+                kept = self.conversations.get(name)
+                return _no_conversation(name) if kept is None or kept.deleted else kept.answer(request, rest)
+            case _:
+                return no_such_url(request)
+
+    def _new_conversation(self, body: JSON) -> Conversation:
+        given = input_items({"input": body.get("items")})
+        made = Conversation(new_id("conv"), int(time.time()), body.get("metadata") or {}, given)
+        self.conversations[made.id] = made
+        return made
 
 
+_EXCLUSIVE = (
+    "Mutually exclusive parameters: 'conversation' and 'previous_response_id'. "
+    "Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
+)
 _ENDPOINTS: dict[str, Callable[[Service, Exchange], Reply]] = {
     "create": Service.create,
     "poll": Service.poll,
@@ -222,6 +288,7 @@ _ENDPOINTS: dict[str, Callable[[Service, Exchange], Reply]] = {
     "cancel": Service.cancel,
     "delete": Service.delete,
     "input_items": Service.input_items,
+    "conversation": Service.conversation,
 }
 
 
@@ -232,3 +299,7 @@ def _credentials(request: Request) -> tuple[str | None, str | None]:
 
 def _not_found(exchange: Exchange) -> Reply:
     return Reply.error(404, f"Response with id '{exchange.request.route[1]}' not found.")
+
+
+def _no_conversation(id: str) -> Reply:
+    return Reply.error(404, f"Conversation with id '{id}' not found.")

@@ -107,18 +107,24 @@ def _given(request: JSON, key: str, default: object) -> Any:
     return default if value is None else value
 
 
-def input_items(input: str | Sequence[JSON] | None) -> list[Event]:
-    """A request's input as the service keeps it: a list of items with ids, oldest first."""
-    if input is None:
-        return []
+def raw_items(request: JSON) -> Sequence[JSON]:
+    """A request's input as a list of items, oldest first, as they were sent."""
+    given: str | Sequence[JSON] | None = request.get("input")
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given or ()
 
-    items: Sequence[JSON] = [{"role": "user", "content": input}] if isinstance(input, str) else input
-    return [_input_item(item) for item in items]
+
+def input_items(request: JSON) -> list[Event]:
+    """A request's input as the service keeps it: a list of items with ids, oldest first."""
+    return [_input_item(item) for item in raw_items(request)]
 
 
 def _input_item(item: JSON) -> Event:
-    if item.get("type", "message") != "message":
-        return {"id": new_id("item"), **item}
+    kind = item.get("type") or "message"
+    if kind == "function_call_output":
+        return {"id": new_id("fc"), "type": kind, "status": "completed", **_known(item)}
+
+    if kind != "message":
+        return {"id": new_id("item"), **_known(item)}
 
     content = item.get("content", "")
     if isinstance(content, str):
@@ -134,9 +140,13 @@ def _input_item(item: JSON) -> Event:
     }
 
 
+def _known(item: JSON) -> Event:
+    return {key: value for key, value in item.items() if value is not None}
+
+
 def input_text(request: JSON) -> str:
     """The last text that the request's input holds; empty where there is none."""
-    for item in reversed(input_items(request.get("input"))):
+    for item in reversed(input_items(request)):
         for part in reversed(item.get("content") or ()):
             if "text" in part:
                 return str(part["text"])
