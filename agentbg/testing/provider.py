@@ -68,6 +68,9 @@ class ScriptedProvider:
         retention: float = 30 * DAY,
         endpoint: str = "scripted",
     ) -> None:
+        if not all(scripts):
+            raise ValueError("A list among the scripts is empty; give it the script of its first run.")
+
         self.scripts = scripts or (RunScript.text("Hello, world"),)
         self.caps = caps
         self.resume = resume
@@ -289,15 +292,22 @@ class ScriptedProvider:
 
     def _asked(self, method: str, request: StartRequest, key: str | None) -> Call:
         """A call that starts a run, and perhaps answers another: the one it continues, or the last that asked so."""
-        said = answers(since_model(request.input))
-        previous = self._previous(request)
-        runs = reversed(self.runs.values()) if previous is None else (previous,)
-        answered = next((run.id for run in runs if run.asks & said.keys()), "")
-        return Call(method, _now(), request=request, key=key, answers=said or None, answered=answered)
+        call = Call(method, _now(), request=request, key=key)
+        if said := answers(since_model(request.input)):
+            previous = self._previous(request)
+            runs = reversed(self.runs.values()) if previous is None else (previous,)
+            call.answers = said
+            call.answered = next((run.id for run in runs if run.asks & said.keys()), "")
+
+        return call
 
     def _previous(self, request: StartRequest) -> ScriptedRun | None:
-        """The run that a request continues, where the service keeps conversations."""
-        return self.runs.get(request.previous.id) if request.previous and Cap.PREVIOUS in self.caps else None
+        """The run that a request continues, where the service keeps conversations, and still has it."""
+        if request.previous is None or Cap.PREVIOUS not in self.caps:
+            return None
+
+        run = self.runs.get(request.previous.id)
+        return run if run is not None and self._keeps(run) else None
 
     def _begin(self, call: Call, request: StartRequest) -> ScriptedRun:
         earlier = self._earlier(request)
@@ -334,10 +344,13 @@ class ScriptedProvider:
 
     def _find(self, ref: RunRef) -> ScriptedRun:
         run = self.runs.get(ref.id)
-        if run is None or _now() - run.started_at > self.retention:
+        if run is None or not self._keeps(run):
             raise RunNotFound(f"The scripted service has no run {ref.id!r}.", status_code=404)
 
         return run
+
+    def _keeps(self, run: ScriptedRun) -> bool:
+        return _now() - run.started_at <= self.retention
 
     def _show(self, run: ScriptedRun) -> Snapshot:
         return run.snapshot(run.due(_now()), partial=Cap.PARTIAL_ON_POLL in self.caps)

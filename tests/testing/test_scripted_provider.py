@@ -587,6 +587,10 @@ class TestAnswers:
 
         assert len(provider.runs) == 1
 
+    def test_an_empty_list_of_scripts_is_refused(self):
+        with pytest.raises(ValueError, match="empty"):
+            ScriptedProvider([])
+
     @virtual_time
     async def test_an_approval_is_an_answer(self):
         provider = ScriptedProvider([RunScript.asks(approval("delete", id="mcpr_7")), RunScript.text("Gone.")])
@@ -597,11 +601,17 @@ class TestAnswers:
 
     @virtual_time
     async def test_a_run_that_is_gone_or_not_at_its_end_cannot_be_continued(self):
-        provider = ScriptedProvider(RunScript.endless("On and on"))
-        running = await provider.start(ASK)
-        with pytest.raises(PreviousRunNotFound):
-            await provider.start(StartRequest(ASK.input, previous=running.ref))
+        provider = ScriptedProvider(RunScript.text("Hello", seconds=10), retention=100)
+        deleted, expired = [await provider.start(ASK) for _ in range(2)]
 
-        await provider.delete(running.ref)
-        with pytest.raises(PreviousRunNotFound):
-            await provider.start(StartRequest(ASK.input, previous=running.ref))
+        async def gone(run):
+            with pytest.raises(PreviousRunNotFound):
+                await provider.start(StartRequest(ASK.input, previous=run.ref))
+
+        await gone(expired)
+        await asyncio.sleep(20)
+        await provider.start(StartRequest(ASK.input, previous=expired.ref))
+        await provider.delete(deleted.ref)
+        await gone(deleted)
+        await asyncio.sleep(100)
+        await gone(expired)

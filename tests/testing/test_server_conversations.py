@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 
@@ -15,6 +16,8 @@ from agentbg.testing.server import (
     DropStart,
     FunctionCall,
     McpApprovalRequest,
+    McpCall,
+    Message,
     ResponsesServer,
     Script,
     Turns,
@@ -39,6 +42,13 @@ def approval(id, approve=True, **more):
 
 def outputs_of(response, tool=lambda call: f"Weather in {json.loads(call.arguments)['city']}"):
     return [output(item.call_id, tool(item)) for item in response.output if item.type == "function_call"]
+
+
+def roll(request):
+    """What a model says once its call is approved, or not."""
+    [(request_id, approved)] = answers(request).items()
+    call = McpCall("roll", output="7", approval_request_id=request_id)
+    return Script.of(call, Message("Rolled")) if approved else Script.text("As you wish")
 
 
 async def finished(client, **body):
@@ -174,13 +184,14 @@ class TestRules:
 
 class TestItems:
     async def test_an_approval_goes_to_the_service_with_its_reason(self):
-        script = Turns([ROLL, lambda request: Script.text(str(*answers(request).values()))])
-        async with ResponsesServer(script=script) as server, sdk(server) as client:
-            first = await client.responses.create(**HELLO)
-            word = approval(first.output[0].id, approve=False, reason="Not today")
-            second = await client.responses.create(model="m", input=[word], previous_response_id=first.id)
-            assert second.output_text == "False"
-            assert server.run().context[-1]["reason"] == "Not today"
+        async with ResponsesServer(script=Turns([ROLL, roll])) as server, sdk(server) as client:
+            for approve, text in ((True, "Rolled"), (False, "As you wish")):
+                first = await client.responses.create(**HELLO)
+                word = approval(first.output[0].id, approve, reason="Because")
+                second = await client.responses.create(model="m", input=[word], previous_response_id=first.id)
+                assert second.output_text == text
+                assert second.output[0].type == ("mcp_call" if approve else "message")
+                assert server.run().context[-1]["reason"] == "Because"
 
     async def test_a_custom_tool_call_streams_its_input(self):
         call = CustomToolCall("run", "ls -l /", deltas=3)
@@ -255,14 +266,26 @@ class TestConversations:
             assert second.output_text == "You said: Weather in Amsterdam"
 
     async def test_a_background_run_locks_its_conversation_unless_it_is_told_not_to(self):
-        for locks in (True, False):
-            async with ResponsesServer(script=[RUNNING, echo], background_locks=locks) as server, sdk(server) as client:
-                await client.responses.create(**JOB, conversation="conv_1")
-                if locks:
-                    error = await refused(client, conversation="conv_1")
-                    assert (error.code, error.param) == ("conversation_locked", "conversation")
-                else:
-                    await client.responses.create(**HELLO, conversation="conv_1")
+        async with ResponsesServer(script=RUNNING) as server, sdk(server) as client:
+            await client.responses.create(**JOB, conversation="conv_1")
+            error = await refused(client, conversation="conv_1")
+            assert (error.code, error.param) == ("conversation_locked", "conversation")
+            server.run().finish()
+            await client.responses.create(**JOB, conversation="conv_1")
+
+        async with ResponsesServer(script=[RUNNING, echo], background_locks=False) as server, sdk(server) as client:
+            await client.responses.create(**JOB, conversation="conv_1")
+            await client.responses.create(**HELLO, conversation="conv_1")
+
+    async def test_a_foreground_run_always_locks_its_conversation(self):
+        async with ResponsesServer(script=RUNNING, background_locks=False) as server, sdk(server) as client:
+            running = asyncio.create_task(client.responses.create(**HELLO, conversation="conv_1"))
+            while not server.runs:
+                await asyncio.sleep(0)
+
+            assert (await refused(client, conversation="conv_1")).code == "conversation_locked"
+            server.run().finish()
+            await running
 
     async def test_what_a_run_saw_is_its_input_items(self):
         async with ResponsesServer() as server, sdk(server) as client:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from responses_client import ask, attach, create, poll
 
-from agentbg.testing.server import FunctionCall, McpApprovalRequest, Message, ResponsesServer, Script, WebSearch
+from agentbg.testing.server import (
+    FunctionCall,
+    McpApprovalRequest,
+    McpCall,
+    Message,
+    ResponsesServer,
+    Script,
+    WebSearch,
+)
 
 FOLDER = os.environ.get("AGENTBG_RECORDINGS")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="AGENTBG_RECORDINGS names no folder of recorded traffic")
@@ -140,6 +148,48 @@ async def test_an_approval_request_has_the_real_shape():
     real = recorded("tool_mcptool_always_requires_approval_true_")["output"][-1]
     async with ResponsesServer(script=Script.of(McpApprovalRequest("roll"))) as server:
         assert shape((await create(server, background=False)).json["output"][-1]) == shape(real)
+
+
+async def test_a_followup_to_an_approval_has_the_real_shape():
+    real = recorded("tool_mcptool_always_requires_approval_true_", place=1)
+    call = McpCall("roll", output="7", approval_request_id="mcpr_1")
+    async with ResponsesServer(script=Script.of(call, Message("7"))) as server:
+        ours = (await create(server, background=False)).json
+        assert [shape(item) for item in ours["output"]] == [shape(item) for item in real["output"]]
+
+
+async def test_a_call_of_an_mcp_server_is_streamed_as_the_real_one():
+    real = [event for event in events_of(recorded("tool_mcptool_streaming_works")) if event.get("output_index") == 4]
+    async with ResponsesServer(script=Script.of(McpCall("roll", output="7"))) as server:
+        ours = (await create(server, background=False, stream=True)).events[2:-1]
+        assert [shape(event) for event in ours] == [shape(event) for event in real]
+        assert [event["type"] for event in ours] == [event["type"] for event in real]
+
+
+async def test_the_input_items_of_a_followup_are_all_that_it_saw_as_at_the_real_one():
+    real = recorded("function_call_works", "GET")
+    async with ResponsesServer(script=Script.call("look", {})) as server:
+        await create(server)
+        said = {"type": "function_call_output", "call_id": server.run().output[0]["call_id"], "output": "blue"}
+        await create(server, previous_response_id=server.run().id, input=[said])
+        ours = (await ask(server, "GET", f"/responses/{server.run().id}/input_items")).json
+        assert [list(item) for item in ours["data"]] == [list(item) for item in real["data"]]
+        assert shape(ours) == shape(real)
+
+
+async def test_a_conversation_has_the_real_shapes():
+    name = "response_using_conversations"
+    async with ResponsesServer() as server:
+        request = {"metadata": {"topic": "test"}, "items": [{"role": "system", "content": "Be brief"}]}
+        made = (await ask(server, "POST", "/conversations", request)).json
+        assert shape(made) == shape(recorded(name))
+        run = (await create(server, background=False, conversation=made["id"])).json
+        order = [key for key in recorded(name, place=1) if key in run and key != "billing"]
+        assert order == [key for key in run if key in order]
+        items = (await ask(server, "GET", f"/conversations/{made['id']}/items")).json
+        assert shape(items) == shape(recorded(name, "GET"))
+        deleted = (await ask(server, "DELETE", f"/conversations/{made['id']}")).json
+        assert shape(deleted) == shape(recorded(name, "DELETE"))
 
 
 async def test_input_items_have_the_real_shape():

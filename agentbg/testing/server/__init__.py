@@ -19,6 +19,7 @@ from .history import Conversation as Conversation
 from .items import CustomToolCall as CustomToolCall
 from .items import FunctionCall as FunctionCall
 from .items import McpApprovalRequest as McpApprovalRequest
+from .items import McpCall as McpCall
 from .items import Message as Message
 from .items import OutputItem as OutputItem
 from .items import RawItem as RawItem

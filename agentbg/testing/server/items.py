@@ -278,6 +278,46 @@ class McpApprovalRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class McpCall:
+    """A call of an MCP server's tool that the service does itself, perhaps after an approval."""
+
+    name: str
+    arguments: str = "{}"
+    output: str | None = None
+    server_label: str = "server"
+    approval_request_id: str | None = None
+    """The request by which it was approved; None where none was needed."""
+    error: JSON | None = None
+    """Why it failed: `{"type", "code", "message"}`."""
+    prefix: str = field(default="mcp", init=False, repr=False)
+    tokens: int = field(default=0, init=False, repr=False)
+
+    def begun(self, id: str) -> Event:
+        """The call, with no arguments yet."""
+        return {**self.ended(id, "in_progress"), "arguments": "", "error": None, "output": None}
+
+    def events(self, id: str) -> Iterator[Event]:
+        """The arguments at once, and how the call ended."""
+        yield {"type": "response.mcp_call.in_progress", "item_id": id}
+        yield {"type": "response.mcp_call_arguments.delta", "item_id": id, "delta": self.arguments}
+        yield {"type": "response.mcp_call_arguments.done", "item_id": id, "arguments": self.arguments}
+        yield {"type": f"response.mcp_call.{'completed' if self.error is None else 'failed'}", "item_id": id}
+
+    def ended(self, id: str, status: str) -> Event:
+        """The call with its output. It has no status."""
+        return {
+            "id": id,
+            "type": "mcp_call",
+            "approval_request_id": self.approval_request_id,
+            "arguments": self.arguments,
+            "error": self.error,
+            "name": self.name,
+            "output": self.output,
+            "server_label": self.server_label,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RawItem:
     """Any other item, given as it is when it ends, with the events in between; its id is added."""
 

@@ -55,13 +55,15 @@ def response_body(id: str, created_at: int, request: JSON) -> Event:
     """A response that has just been queued or begun: all keys of a real body, filled from the request."""
     reasoning: JSON = request.get("reasoning") or {}
     text: JSON = request.get("text") or {}
-    body: Event = {
+    conversation = conversation_of(request)
+    return {
         "id": id,
         "object": "response",
         "created_at": created_at,
         "status": "queued" if request.get("background") else "in_progress",
         "background": bool(request.get("background")),
         "completed_at": None,
+        **({"conversation": {"id": conversation}} if conversation is not None else {}),
         "error": None,
         "frequency_penalty": 0.0,
         "incomplete_details": None,
@@ -90,10 +92,6 @@ def response_body(id: str, created_at: int, request: JSON) -> Event:
         "user": request.get("user"),
         "metadata": request.get("metadata") or {},
     }
-    if (conversation := conversation_of(request)) is not None:
-        body["conversation"] = {"id": conversation}
-
-    return body
 
 
 def conversation_of(request: JSON) -> str | None:
