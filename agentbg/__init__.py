@@ -49,6 +49,10 @@ from .errors import TokenForeign as TokenForeign
 from .errors import TokenMalformed as TokenMalformed
 from .errors import TokenNewer as TokenNewer
 from .errors import TokenTampered as TokenTampered
+from .errors import ToolArgumentsInvalid as ToolArgumentsInvalid
+from .errors import ToolError as ToolError
+from .errors import ToolFailed as ToolFailed
+from .errors import ToolTimeout as ToolTimeout
 from .errors import Unsupported as Unsupported
 from .errors import UsageError as UsageError
 from .handle import BackgroundHandle as BackgroundHandle

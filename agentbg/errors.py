@@ -19,6 +19,10 @@ AgentBGError
 │   └── OutputInvalid          the run completed, and its text does not fit the output type
 ├── RunTimeout                 you stopped waiting; the run goes on           (also a TimeoutError)
 ├── SubmitUnknown              a start was sent, and nobody knows whether it arrived
+├── ToolError                  a tool of yours gave no result
+│   ├── ToolArgumentsInvalid   what the model sent does not fit the function  (also a ValueError)
+│   ├── ToolTimeout            it took longer than its `timeout`              (also a TimeoutError)
+│   └── ToolFailed             for a tool to raise: the run ends
 ├── ProviderError              the service, or the way to it, said no
 │   ├── ServiceUnavailable     for now: connection, time-out, 408, 409, 429, 5xx, garbage instead of JSON
 │   ├── RunNotFound            404 for a run's id
@@ -36,6 +40,7 @@ AgentBGError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -157,6 +162,29 @@ class SubmitUnknown(AgentBGError):
         super().__init__(message)
         self.run_id = run_id
         self.reason = reason
+
+
+class ToolError(AgentBGError):
+    """A tool gave no result, or one that cannot be sent. What else a tool raises stays what it is."""
+
+
+class ToolArgumentsInvalid(ToolError, ValueError):
+    """The arguments that a model sent are no JSON object, or do not fit; the function was not called.
+
+    The message is for the model. `problems` has a line for each argument that is wrong.
+    """
+
+    def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class ToolTimeout(ToolError, TimeoutError):
+    """A tool did not answer within its `timeout`. An async one was cancelled; the thread of another may go on."""
+
+
+class ToolFailed(ToolError):
+    """Raise it in a tool to fail the run, whatever the tool's `on_error` says, when no model could help it."""
 
 
 class ProviderError(AgentBGError):
