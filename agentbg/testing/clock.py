@@ -6,8 +6,9 @@ same order and at the same readings of `loop.time()` as in real time, so a test 
 What is not a timer, virtual time cannot move, so the rule is:
 
 - **Threads** that the loop knows of are waited for, really, while time stands still: `asyncio.to_thread`,
-  `loop.run_in_executor`, name look-ups. Other threads must be announced: `with outside(): await …`, or
-  `announced(store)` for a whole object. A thread that was not is reported as `UnannouncedThread` where that is certain.
+  `loop.run_in_executor`, name look-ups, an agent's tools. Other threads must be announced: `with outside(): await …`,
+  or `announced(store)` for a whole object. A thread that was not is reported as `UnannouncedThread` where that is
+  certain.
 - **Sockets and pipes** between tasks of the same loop work. Before each jump the loop gives the kernel `grace` real
   seconds to bring what is on its way. A peer in another thread or process is not waited for: do not test it here.
 - **`time.time()` and `time.monotonic()`** are the real ones. Code that takes a `Clock` gets a `VirtualClock`.
