@@ -6,9 +6,11 @@ keeps what must survive, and a `BackgroundHandle` is what you hold.
 """
 
 from .agent import Agent as Agent
-from .agent import AgentRunOptions as AgentRunOptions
 from .core.model import RunErrorInfo as RunErrorInfo
 from .core.model import Usage as Usage
+from .core.requests import Answer as Answer
+from .core.requests import InputRequest as InputRequest
+from .core.requests import RequestKind as RequestKind
 from .core.response import AgentRunResponse as AgentRunResponse
 from .core.response import Message as Message
 from .core.schedule import Backoff as Backoff
@@ -56,8 +58,12 @@ from .errors import ToolTimeout as ToolTimeout
 from .errors import Unsupported as Unsupported
 from .errors import UsageError as UsageError
 from .handle import BackgroundHandle as BackgroundHandle
+from .options import AgentRunOptions as AgentRunOptions
 from .runtime import AgentRuntime as AgentRuntime
 from .stream import ResumableStream as ResumableStream
 from .thread import AgentThread as AgentThread
+from .tools import RunContext as RunContext
+from .tools import Tool as Tool
+from .tools import tool as tool
 
 __version__ = "0.1.0"

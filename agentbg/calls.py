@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
@@ -47,10 +47,13 @@ class Calls:
 
     async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
         """Start a run; send it again only where the first surely did no work at the service."""
+        return await self._begin(lambda: self.provider.start(request, key=key))
+
+    async def _begin(self, call: Callable[[], Awaitable[Snapshot]]) -> Started | StartFailed | StartLost:
         since = _now()
         for attempt in count(1):
             try:
-                return Started(await _contained(self.provider.start(request, key=key)))
+                return Started(await _contained(call()))
             except ProviderError as error:
                 if not await self._may_repeat(error, attempt, since):
                     return _failed_start(error)
@@ -86,6 +89,10 @@ class Calls:
                     raise
 
         raise AssertionError("unreachable")
+
+    async def respond(self, ref: RunRef, request: StartRequest) -> Started | StartFailed | StartLost:
+        """Tell a run that waits what it waits for. As a start: it may be repeated only where it surely did no work."""
+        return await self._begin(lambda: self.provider.respond(ref, request.input))
 
     async def cancel(self, ref: RunRef) -> CancelAnswered:
         """Ask the service to cancel, again while it cannot answer. Raises the last `ProviderError`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,9 @@ import anyio
 
 from .calls import raise_if_not_started
 from .clock import Clock
+from .core.dialogue import check_answers
 from .core.messages import (
+    Answered,
     Attach,
     Cancel,
     CancelAnswered,
@@ -23,23 +25,27 @@ from .core.messages import (
     Complain,
     Detach,
     Due,
+    Invoke,
     Observation,
     Poll,
     PollFailed,
+    Send,
     StreamEnded,
     WakeAt,
 )
 from .core.model import StartRequest
 from .core.queue import PollQueue
+from .core.requests import Answer, InputRequest
 from .core.update import AgentRunResponseUpdate
-from .errors import AgentBGError, ProviderError, RuntimeClosed
+from .errors import AgentBGError, ProviderError, RuntimeClosed, UsageError
 from .live import LiveRun, heard, outlast
 from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
 
-START_GRACE = 10.0
-"""Seconds that closing waits for starts under way: a start that is cut off leaves a run that nobody knows."""
+CLOSING_GRACE = 10.0
+"""Seconds that closing waits for starts and calls of tools under way: of one that is cut off, nobody knows how far it
+came."""
 
 
 class _Stopped(Exception):
@@ -55,7 +61,8 @@ class Driver:
         self.clock = clock
         self._queue = PollQueue()
         self._limit = anyio.CapacityLimiter(max_requests)
-        self._starts: set[asyncio.Future[None]] = set()
+        self._delicate: set[asyncio.Future[None]] = set()
+        """What closing waits for a little."""
         self._group: asyncio.TaskGroup | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -75,11 +82,12 @@ class Driver:
     async def aclose(self) -> None:
         """Stop driving. Runs go on at their services; those who wait for them here get RuntimeClosed.
 
-        Cancelling this only cuts the wait for starts short.
+        Cancelling this only cuts the wait for starts and calls short.
         """
         try:
-            if self._starts:
-                await asyncio.wait(self._starts, timeout=START_GRACE)
+            until = self.clock.now() + CLOSING_GRACE
+            while self._delicate and self.clock.now() < until:  # a call's end may bring a start
+                await asyncio.wait(self._delicate, timeout=until - self.clock.now())
         finally:
             self._stop.set()
             if self._supervisor is not None:
@@ -90,20 +98,25 @@ class Driver:
         self._spawn(live, self._start(live, request))
         self.runs[live.id] = live
         live.started = _promise()
-        self._starts.add(live.started)
-        live.started.add_done_callback(self._starts.discard)
+        self._take_care(live.started)
         await asyncio.shield(live.started)
 
     async def take_up(self, live: LiveRun) -> None:
-        """Go on with a run that was started before. Raises what keeps it from being driven; it is let go of then."""
+        """Go on with a run that was started before. Raises what keeps it from being driven; it is let go of then.
+
+        One that waits for its user is only kept at hand: all who hold it are to see his answer.
+        """
         self.require_open()
-        if live.settled:  # it ended while its record was on the way here
+        if live.record.status.terminal:  # it ended while its record was on the way here
             return
 
         self.runs[live.id] = live
+        if live.settled:
+            return
+
         again = self._again(live)
         if live.record.ref is None and again is not None:
-            self._spawn(live, self._send_start(live, again))
+            self._spawn(live, self._send_start(live, again, live.id))
             return
 
         try:
@@ -120,7 +133,7 @@ class Driver:
 
     async def cancel(self, live: LiveRun, reason: str | None) -> None:
         """Cancel the remote run; returns when the service has answered. Raises ProviderError when it cannot."""
-        if live.settled:
+        if live.record.status.terminal and live.settled:
             return
 
         self.require_open()
@@ -134,6 +147,16 @@ class Driver:
 
         await asyncio.shield(live.cancelling)
 
+    async def respond(self, live: LiveRun, answers: Sequence[Answer]) -> None:
+        """Take a user's answers; returns when they are stored. Raises UsageError for answers that do not fit.
+
+        Cancelling this leaves the answers on their way.
+        """
+        self.require_open()
+        stored = _promise()
+        self._spawn(live, self._respond(live, answers, stored))
+        await asyncio.shield(stored)
+
     def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
         """A run's updates with a seq above `after`: from memory, from the store, and as they come."""
         self.require_open()
@@ -142,10 +165,14 @@ class Driver:
     def require_open(self) -> None:
         """Raise RuntimeClosed unless runs can be driven."""
         if self._group is None or self._stop.is_set():
-            raise RuntimeClosed(
-                "The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`; unfinished runs stay "
-                "in the store, and a new runtime on it goes on with them."
-            )
+            raise self._closed()
+
+    @staticmethod
+    def _closed() -> RuntimeClosed:
+        return RuntimeClosed(
+            "The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`; unfinished runs stay in "
+            "the store, and a new runtime on it goes on with them."
+        )
 
     # --- commands ---
 
@@ -154,25 +181,35 @@ class Driver:
             if live.lost is not None:  # let go of meanwhile: another `LiveRun` may drive the run by now
                 return
 
-            match command:
-                case Commit():
-                    await self._commit(live, command)
-                case WakeAt(at):
-                    self._queue.set(live.id, at)
-                    self._kick.set()
-                case Poll():
-                    self._spawn(live, self._poll(live))
-                case Attach(after):
-                    calls, ref = live.service
-                    live.reconnects += 1
-                    live.stream = self._spawn(live, self._pump(live, calls.attach(ref, after)))
-                case Detach():
-                    self._detach(live)
-                case Cancel():
-                    self._spawn(live, self._send_cancel(live))
-                case Complain(error):
-                    logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
-                    live.bell.ring(error)
+            if isinstance(command, Commit):
+                await self._commit(live, command)
+            else:
+                self._act(live, command)
+
+    def _act(self, live: LiveRun, command: Command) -> None:
+        match command:
+            case WakeAt(at):
+                self._queue.set(live.id, at)
+                self._kick.set()
+            case Poll():
+                self._spawn(live, self._poll(live))
+            case Attach(after):
+                calls, ref = live.service
+                live.reconnects += 1
+                live.stream = self._spawn(live, self._pump(live, calls.attach(ref, after)))
+            case Detach():
+                self._detach(live)
+            case Cancel():
+                self._spawn(live, self._send_cancel(live))
+            case Invoke(request):
+                live.work(self._take_care(self._spawn(live, self._invoke(live, request))))
+            case Send():
+                self._take_care(self._spawn(live, self._send_answers(live, command)))
+            case Complain(error):
+                logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
+                live.bell.ring(error)
+            case _:
+                raise AssertionError(f"{command} is carried out elsewhere")
 
     async def _commit(self, live: LiveRun, commit: Commit) -> None:
         record = live.record
@@ -183,7 +220,7 @@ class Driver:
         await self._store.save(record, commit.updates)
         live.publish(commit.updates)
         if commit.settled:
-            self._drop(live)
+            self._rest(live)
             live.settle()
 
     def _detach(self, live: LiveRun) -> None:
@@ -191,34 +228,78 @@ class Driver:
         if stream is not None and stream is not asyncio.current_task():
             stream.cancel()
 
+    def _rest(self, live: LiveRun) -> None:
+        """Nothing more is to be done for a run; one that waits for its user is kept at hand."""
+        live.hang_up()
+        self._queue.discard(live.id)
+        if live.record.status.terminal:
+            self._drop(live)
+
     def _drop(self, live: LiveRun) -> None:
         if self.runs.get(live.id) is live:
             del self.runs[live.id]
             self._queue.discard(live.id)
 
+    def _take_care(self, work: asyncio.Future[None]) -> asyncio.Future[None]:
+        self._delicate.add(work)
+        work.add_done_callback(self._delicate.discard)
+        return work
+
     # --- what runs under way do ---
 
     async def _start(self, live: LiveRun, request: StartRequest) -> None:
         await self._store.create(live.record)
-        await self._send_start(live, request)
+        await self._send_start(live, request, live.id)
 
-    async def _send_start(self, live: LiveRun, request: StartRequest) -> None:
+    async def _send_start(self, live: LiveRun, request: StartRequest, key: str) -> None:
         assert live.calls is not None, "a run that is started has an agent"
         if live.calls.opens(live.record):
             live.stream = asyncio.current_task()
-            await self._pump(live, live.calls.open(request, live.id))
+            await self._pump(live, live.calls.open(request, key))
             return
 
         async with self._limit:
-            seen = await live.calls.start(request, live.id)
+            seen = await live.calls.start(request, key)
 
         await self.tell(live, seen)
         _report_start(live, seen)
 
+    async def _send_answers(self, live: LiveRun, send: Send) -> None:
+        """Start the next round; or tell the run that waits, where the service has such runs."""
+        assert live.calls is not None, "a run that goes on has an agent"
+        if send.waiting is None:
+            await self._send_start(live, send.request, send.key)
+            return
+
+        async with self._limit:
+            seen = await live.calls.respond(send.waiting, send.request)
+
+        await self.tell(live, seen)
+
+    async def _invoke(self, live: LiveRun, request: InputRequest) -> None:
+        assert live.invoke is not None, "the machine knows no tools but the agent's"
+        await self.tell(live, await live.invoke(request))
+
+    async def _respond(self, live: LiveRun, answers: Sequence[Answer], stored: asyncio.Future[None]) -> None:
+        try:
+            async with live.lock:
+                check_answers(live.record, answers)
+                live.record.renewed_at = self.clock.wall()
+                live.settled = False
+                await self._do(live, live.run.feed(Answered(answers), self.clock.now()))
+        except UsageError as error:
+            _resolve(stored, error)
+        except BaseException as error:
+            _resolve(stored, error if isinstance(error, AgentBGError) else self._closed())
+            raise
+        else:
+            _resolve(stored)
+
     def _again(self, live: LiveRun) -> StartRequest | None:
         """What to start the run by, should its service have lost it; None where that is not to be."""
-        wanted = not live.record.cancel_requested and self.clock.wall() < live.restarts_until
-        return live.record.request if wanted else None
+        record = live.record
+        wanted = not record.cancel_requested and not record.rounds and self.clock.wall() < live.restarts_until
+        return record.request if wanted else None
 
     async def _poll(self, live: LiveRun) -> None:
         calls, ref = live.service
@@ -320,6 +401,7 @@ class Driver:
     def _let_go(self, live: LiveRun, error: AgentBGError) -> None:
         self._detach(live)
         self._drop(live)
+        live.hang_up()
         live.abandon(error)
 
 

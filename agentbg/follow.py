@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from .calls import Calls, raise_if_not_started
 from .clock import Clock
@@ -14,8 +14,10 @@ from .core.messages import (
     Complain,
     Detach,
     Due,
+    Invoke,
     Observation,
     Poll,
+    Send,
     StreamEnded,
     WakeAt,
 )
@@ -23,73 +25,113 @@ from .core.model import StartRequest
 from .core.run import Run
 from .core.states import Phase
 from .core.update import AgentRunResponseUpdate
+from .invoking import Invoking
 
 Observations = AsyncGenerator[Observation, None]
 
 
-async def follow(
-    run: Run, calls: Calls, clock: Clock, *, start: StartRequest | None = None
-) -> AsyncGenerator[AgentRunResponseUpdate, None]:
-    """Yield the run's updates up to its end, starting it first when `start` is given.
+async def follow(pilot: Pilot, commands: Sequence[Command]) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+    """Carry out these commands, then what follows; yield the updates until the run has ended or waits for its user.
 
     Each update carries its own token, so what the consumer has not taken yet is not lost by leaving here. Raises
     ProviderError when the service refuses the start or to talk about the run, SubmitUnknown when the start's answer was
-    lost. Closing or cancelling it closes the connection and leaves the run alive; so does an error.
+    lost. Closing or cancelling it closes the connection, cancels calls under way, and leaves the run alive; so does an
+    error.
     """
-    pilot = _Pilot(run, calls, clock)
     try:
-        commands = pilot.open(start) if start is not None else run.begin(clock.now())
         while True:
             for command in commands:
                 if isinstance(command, Commit):
                     for update in command.updates:
                         yield update
-                else:
-                    await pilot.do(command)
 
-            if run.phase in (Phase.DONE, Phase.WAITING):
+                await pilot.do(command)
+
+            if pilot.run.phase in (Phase.DONE, Phase.WAITING):
                 return
 
-            seen = await pilot.observe()
-            commands = run.feed(seen, clock.now())
-            raise_if_not_started(seen, run_id=None)
+            commands = pilot.tell(await pilot.observe())
     finally:
         await pilot.close()
 
 
-class _Pilot:
-    """Carries out one command at a time, and waits for what happens next."""
+async def work(pilot: Pilot, commands: Sequence[Command]) -> None:
+    """Do what is ours to do, calls and their answers, until only time, the service or the user can bring the run on.
 
-    def __init__(self, run: Run, calls: Calls, clock: Clock) -> None:
-        self._run, self._calls, self._clock = run, calls, clock
+    Raises as `follow` does. Cancelling it cancels the calls under way.
+    """
+    try:
+        while True:
+            for command in commands:
+                await pilot.do(command)
+
+            if not pilot.works:
+                return
+
+            commands = pilot.tell(await pilot.observe())
+    finally:
+        await pilot.close()
+
+
+class Pilot:
+    """Carries out one command at a time, and waits for what happens next. `note` is called when the run has changed: with
+    False before the consumer has seen it, with True afterwards.
+    """
+
+    def __init__(self, run: Run, calls: Calls, invoke: Invoking, clock: Clock, note: Callable[[bool], object]) -> None:
+        self.run = run
+        self._calls, self._invoke, self._clock, self._note = calls, invoke, clock, note
         self._wake_at: float | None = None
         self._poll_now = False
         self._stream: Observations | None = None
         # The read under way. It outlives a wake-up: cancelling it would close the connection.
         self._reading: asyncio.Task[Observation] | None = None
+        self._working: set[asyncio.Task[Observation]] = set()
 
-    def open(self, request: StartRequest) -> Sequence[Command]:
-        record = self._run.record
-        self._stream = self._calls.open(request, record.id) if self._calls.opens(record) else self._start(request)
-        return ()
+    @property
+    def works(self) -> bool:
+        """True while calls are being made, or a round is being started."""
+        return bool(self._working)
 
-    async def _start(self, request: StartRequest) -> Observations:
-        yield await self._calls.start(request, self._run.record.id)
+    def start(self, request: StartRequest, key: str) -> None:
+        """Begin to start the run, or its next round."""
+        if self._calls.opens(self.run.record):
+            self._stream = self._calls.open(request, key)
+        else:
+            self._working.add(asyncio.ensure_future(self._calls.start(request, key)))
+
+    def tell(self, seen: Observation) -> Sequence[Command]:
+        """Tell the machine what happened; what it wants done. Raises what the failure of a run's first start means."""
+        commands = self.run.feed(seen, self._clock.now())
+        self._note(False)
+        if not self.run.record.rounds:
+            raise_if_not_started(seen, run_id=None)
+
+        return commands
 
     async def do(self, command: Command) -> None:
+        """Carry out a command, or begin to: what comes of it, `observe` gives."""
         match command:
             case WakeAt(at):
                 self._wake_at = at
             case Poll():
                 self._poll_now = True
             case Attach(after):
-                await self.close()
-                assert self._run.record.ref is not None, "a run is attached to by its ref"
-                self._stream = self._calls.attach(self._run.record.ref, after)
+                await self._hang_up()
+                assert self.run.record.ref is not None, "a run is attached to by its ref"
+                self._stream = self._calls.attach(self.run.record.ref, after)
             case Detach():
-                await self.close()
+                await self._hang_up()
+            case Invoke(request):
+                self._working.add(asyncio.ensure_future(self._invoke(request)))
+            case Send(request, _, waiting) if waiting is not None:
+                self._working.add(asyncio.ensure_future(self._calls.respond(waiting, request)))
+            case Send(request, key):
+                self.start(request, key)
             case Complain(error):
                 raise error
+            case Commit():
+                self._note(True)
             case _:
                 pass
 
@@ -97,17 +139,49 @@ class _Pilot:
         """The next thing that happens."""
         if self._poll_now:
             self._poll_now = False
-            assert self._run.record.ref is not None, "a run is polled by its ref"
-            return await self._calls.poll(self._run.record.ref)
+            assert self.run.record.ref is not None, "a run is polled by its ref"
+            return await self._calls.poll(self.run.record.ref)
 
-        if self._stream is None:
-            await asyncio.sleep(max((self._wake_at or 0.0) - self._clock.now(), 0.0))
+        if self._stream is not None and self._reading is None:
+            self._reading = asyncio.ensure_future(_next(self._stream))
+
+        under_way = {*self._working, *([self._reading] if self._reading else [])}
+        timeout = None if self._wake_at is None else max(self._wake_at - self._clock.now(), 0.0)
+        if under_way:
+            done, _ = await asyncio.wait(under_way, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            done = await asyncio.sleep(timeout or 0.0, set[asyncio.Task[Observation]]())
+
+        if not done:
+            self._wake_at = None
             return Due()
 
-        return await self._read(self._stream)
+        return await self._take(done.pop())
 
     async def close(self) -> None:
-        """Close the stream, if one is open, and the read under way."""
+        """Close the stream, if one is open, and end what is under way."""
+        working, self._working = self._working, set()
+        for task in working:
+            task.cancel()
+
+        if working:
+            await asyncio.wait(working)
+
+        await self._hang_up()
+
+    async def _take(self, task: asyncio.Task[Observation]) -> Observation:
+        self._working.discard(task)
+        if task is not self._reading:
+            return task.result()
+
+        self._reading = None
+        seen = task.result()
+        if isinstance(seen, StreamEnded):
+            await self._hang_up()
+
+        return seen
+
+    async def _hang_up(self) -> None:
         reading, self._reading = self._reading, None
         stream, self._stream = self._stream, None
         if reading is not None:
@@ -116,23 +190,6 @@ class _Pilot:
 
         if stream is not None:
             await stream.aclose()
-
-    async def _read(self, stream: Observations) -> Observation:
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(_next(stream))
-
-        timeout = None if self._wake_at is None else max(self._wake_at - self._clock.now(), 0.0)
-        await asyncio.wait({self._reading}, timeout=timeout)
-        if not self._reading.done():
-            self._wake_at = None
-            return Due()
-
-        reading, self._reading = self._reading, None
-        seen = reading.result()
-        if isinstance(seen, StreamEnded):
-            await self.close()
-
-        return seen
 
 
 async def _next(stream: Observations) -> Observation:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .core.model import SUBMIT_UNKNOWN
+from .core.requests import Answer
 from .core.response import AgentRunResponse
 from .core.status import RunStatus
 from .core.token import ContinuationToken
@@ -182,19 +183,35 @@ class BackgroundHandle(Generic[T]):
 
     # --- working ---
 
+    async def respond(self, *answers: Answer) -> RunStatus:
+        """Answer what the run waits for, and let it go on. Returns the status once the answers are in the store.
+
+        The methods of `response.requests` make the answers: `request.approve()`, `request.reject("too expensive")`,
+        `request.answer("42")`. Some may be given now and the others later, in another process, too: the run goes on
+        with the last. Where it is not known whether the answers have arrived (`result` raises SubmitUnknown), calling
+        this without any sends them again. Raises UsageError for an answer that does not fit, and for a run that waits
+        for none; then nothing has changed. Also RuntimeClosed, StoreError. Cancelling this does not take the answers
+        back.
+        """
+        self._require_agent(waiting=True)
+        await self._driver.respond(self._live, answers)
+        return self.status
+
     async def cancel(self, reason: str | None = None) -> RunStatus:
         """Cancel the run at the service: the only thing that does. Returns the status after the service's answer.
 
         A run that has just ended keeps its end; `wait` for the truth where the answer leaves it open. `reason` is kept
-        in the store. A run that waits for its user is left as it is. Raises ProviderError when the service cannot take
-        the cancel; the run then goes on. Cancelling this call does not take the cancel back.
+        in the store. A run that waits for its user, or whose tools are at work, has nothing at the service and ends at
+        once. Raises ProviderError when the service cannot take the cancel; the run then goes on. Cancelling this call
+        does not take the cancel back.
         """
-        self._require_agent()
+        self._require_agent(waiting=True)
         await self._driver.cancel(self._live, reason)
         return self.status
 
-    def _require_agent(self) -> None:
-        if not self.done() and self._live.calls is None:
+    def _require_agent(self, *, waiting: bool = False) -> None:
+        over = self.status.terminal if waiting else self.done()
+        if not over and self._live.calls is None:
             raise UsageError(
                 f"Run {self.id} belongs to the agent {self._live.record.agent!r}, which this runtime does not know, or "
                 f"knows at another service: pass it to AgentRuntime(agents=[…]) with the provider and URL that it had."
@@ -203,8 +220,9 @@ class BackgroundHandle(Generic[T]):
     def _error(self) -> AgentBGError:
         response = self.response
         if response.error is not None and response.error.code == SUBMIT_UNKNOWN:
+            advice = " To send its answers again, call `handle.respond()`." if not self.status.terminal else ""
             return SubmitUnknown(
-                f"It is not known whether run {self.id} was started: {response.error.message}",
+                f"It is not known whether run {self.id} was started: {response.error.message.rstrip('.')}.{advice}",
                 run_id=self.id,
                 reason=response.error.message,
             )

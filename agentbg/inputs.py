@@ -11,16 +11,22 @@ beside them. A local file is read at once, and travels within the request, which
 from __future__ import annotations
 
 import base64
+import json
 import mimetypes
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .core.model import JSON
-from .core.response import Message, item_text
+from .core.requests import Answer
+from .core.response import Message, item_text, read_message
 from .errors import UsageError
 
+Input = str | Message | JSON | Sequence["Message | JSON"]
+"""A text, a message, or a list of messages or of raw items in the shape of the Responses API."""
+Answers = Answer | Sequence[Answer]
+"""What a run waits for, made by the methods of its `response.requests`."""
 Source = str | Path | bytes
 """Bytes, or where they are: a path, a URL (http, https, data), or the id of a file at the service (`file-…`, `file_…`).
 A text that is neither a URL nor an id is a path; a Path is always one."""
@@ -157,3 +163,46 @@ def _sniff(data: bytes) -> str | None:
 
 def _data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def read_answers(input: object) -> list[Answer] | None:
+    """An input as answers to a run that waits; None for one that is no answer. An empty list is: go on."""
+    if isinstance(input, Answer):
+        return [input]
+
+    items = cast("Sequence[object]", input) if isinstance(input, list | tuple) else [input]
+    answers = [item for item in items if isinstance(item, Answer)]
+    if answers and len(answers) < len(items):
+        raise UsageError("Answers and other input cannot come together: first the answers, then the next run.")
+
+    return answers if answers or not items else None
+
+
+def read_input(input: Input) -> list[Message]:
+    """An input as messages."""
+    if isinstance(input, str):
+        return [Message("user", input)]
+
+    items = [input] if isinstance(input, (Message, Mapping)) else input
+    messages = [item if isinstance(item, Message) else read_message(item) for item in items]
+    if not messages:
+        raise UsageError("The input is empty: pass a text, a message, or a list of at least one.")
+
+    return messages
+
+
+def is_answer(item: JSON) -> bool:
+    """True for an item that answers a call or an approval request."""
+    kind = str(item.get("type", ""))
+    return kind.endswith("_output") or kind == "mcp_approval_response"
+
+
+def require_json(value: Any) -> None:
+    """Found before it is sent, since a start that breaks on its way could not be told from one that was lost."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"The request cannot be written as JSON: {error}. Use dictionaries, lists, texts that UTF-8 can carry, "
+            f"finite numbers, booleans and None."
+        ) from error

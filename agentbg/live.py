@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import Any
 
 from .calls import Calls
+from .core.messages import Invoked, InvokeFailed
 from .core.model import RunRef
+from .core.requests import InputRequest
 from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import AgentBGError
 from .stores.base import Store
 
+Invoke = Callable[[InputRequest], Awaitable[Invoked | InvokeFailed]]
 RECENT = 256
 """Updates kept in memory per run for consumers that keep up; those that do not read the store."""
 
@@ -72,10 +75,12 @@ def heard(done: asyncio.Future[Any]) -> None:
 class LiveRun:
     """One run that handles look at and the driver drives. All handles of a run share it."""
 
-    def __init__(self, run: Run, calls: Calls | None) -> None:
+    def __init__(self, run: Run, calls: Calls | None, invoke: Invoke | None = None) -> None:
         self.run = run
         self.calls = calls
         """The way to its service; None where no agent is known, so that the run can only be looked at."""
+        self.invoke = invoke
+        """The way to its tools."""
         self.record = run.record
         self.settled = not run.record.status.live
         """True when the run has ended or waits for its user, and the store knows."""
@@ -93,6 +98,9 @@ class LiveRun:
         self._committed = run.record.position.seq
         self._recent: deque[AgentRunResponseUpdate] = deque(maxlen=RECENT)
         self._on_settled: list[Callable[[], object]] = []
+        self._calls_under_way: set[asyncio.Future[None]] = set()
+        self.rests: Callable[[], object] | None = None
+        """Called each time the run comes to rest: it has ended, or waits for its user."""
 
     @property
     def id(self) -> str:
@@ -115,9 +123,23 @@ class LiveRun:
         self._committed = updates[-1].seq
         self.bell.ring()
 
+    def work(self, call: asyncio.Future[None]) -> None:
+        """A call of a tool is under way."""
+        self._calls_under_way.add(call)
+        call.add_done_callback(self._calls_under_way.discard)
+
+    def hang_up(self) -> None:
+        """Nobody waits for the calls under way any more."""
+        for call in self._calls_under_way:
+            if call is not asyncio.current_task():
+                call.cancel()
+
     def settle(self) -> None:
         """The result is stored: wake all who wait for it."""
         self.settled = True
+        if self.rests is not None:
+            self.rests()
+
         if self.cancelling is not None and not self.cancelling.done():
             self.cancelling.set_result(None)
 
@@ -188,7 +210,8 @@ class LiveRun:
 
     def _dress(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
         """Give an update from the store what a store does not keep."""
-        response: Any = self.run.response if update.type is UpdateType.END else None
+        last = update.type is UpdateType.END or (update.type is UpdateType.WAITING and update.seq == self._committed)
+        response: Any = self.run.response if last else None
         return replace(update, issuer=self.run.assembly.issuer, response=response)
 
     def _announce(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, Self, TypeVar
 
-from .agent import Agent, AgentRunOptions, Input, read_input
+from .agent import Agent
 from .clock import Clock, SystemClock
 from .core.record import RunRecord
 from .core.run import Run
@@ -17,9 +17,12 @@ from .core.schedule import Draw, PollPolicy, StreamPolicy
 from .core.status import RunStatus
 from .core.token import ContinuationToken
 from .driver import Driver
-from .errors import UsageError
+from .errors import AgentBGError, RunUnknown, UsageError
 from .handle import BackgroundHandle
+from .inputs import Input, read_input
+from .invoking import Invoking
 from .live import LiveRun, heard, outlast
+from .options import AgentRunOptions
 from .providers.base import Cap
 from .stores.base import Store
 from .stores.memory import MemoryStore
@@ -109,7 +112,8 @@ class AgentRuntime:
 
         With `stream` the run is streamed from the start, and so can be streamed again after a cut. `deadline` is in
         seconds from now: a run that is not done by then expires. Of `options` only `extra` counts: a submitted run is a
-        background run. `metadata` is yours, JSON-safe, kept in the store.
+        background run. `metadata` is yours, JSON-safe, kept in the store, and shown to tools. A `thread` takes one run
+        at a time: UsageError while its last one goes on.
 
         An intent is stored before the start is sent. Cancelling this call does not stop the start: the run is then in
         the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several
@@ -123,32 +127,51 @@ class AgentRuntime:
             raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
 
         self._register(agent)
+        if thread is not None:
+            await self._bring_up_to_date(thread)
+
         background = replace(options or AgentRunOptions(), allow_background_responses=True)
         record = agent.record(None, self.clock.wall(), agent.request(input, thread, background))
         record.stream = stream
         record.epoch = 1
         record.deadline_at = None if deadline is None else record.created_at + deadline
         record.metadata = dict(metadata or {})
-        live = self._live(record, agent)
+        live = self._live(record, agent, thread)
         assert record.request is not None, "made above"
-        await self._driver.start(live, record.request)
+        if thread is None:
+            await self._driver.start(live, record.request)
+            return BackgroundHandle(self._driver, live)
+
+        turn = thread.begin(read_input(input), record.id)
+        live.rests = lambda: turn.take(record)
+        try:
+            await self._driver.start(live, record.request)
+        except AgentBGError:
+            thread.drop(turn)
+            raise
+
+        turn.take(record)
+        return BackgroundHandle(self._driver, live)
+
+    async def get(self, run_id: str, *, thread: AgentThread | None = None) -> BackgroundHandle[Any]:
+        """The handle of a run in the store. A live one whose agent is known is driven on from here.
+
+        `thread`, restored from another process perhaps, gets the run's answer when it comes. Raises RunUnknown for an
+        id that is not there; RuntimeClosed, StoreError. Cancelling this changes nothing.
+        """
+        self._driver.require_open()
+        live = self._driver.runs.get(run_id) or await self._take_up(await self._store.load(run_id))
         if thread is not None:
-            thread.ask(read_input(input))
-            live.when_settled(lambda: thread.conclude(live.run.response, live.record.ref))
+            self._tie(thread, live)
 
         return BackgroundHandle(self._driver, live)
 
-    async def get(self, run_id: str) -> BackgroundHandle[Any]:
-        """The handle of a run in the store. A live one whose agent is known is driven on from here.
-
-        Raises RunUnknown for an id that is not there; RuntimeClosed, StoreError. Cancelling this changes nothing.
-        """
-        self._driver.require_open()
-        live = self._driver.runs.get(run_id)
-        return BackgroundHandle(self._driver, live or await self._take_up(await self._store.load(run_id)))
-
-    async def resume(self, token: ContinuationToken | str, *, agent: Agent[T]) -> BackgroundHandle[T]:
+    async def resume(
+        self, token: ContinuationToken | str, *, agent: Agent[T], thread: AgentThread | None = None
+    ) -> BackgroundHandle[T]:
         """Take up a run by its token, wherever it was started; one that the store has already is that run.
+
+        A token stands for the run also when it is of an earlier round. `thread` is as for `get`.
 
         Raises TokenError for a token that is damaged, expired, or of another service than the agent's; RuntimeClosed,
         StoreError. Cancelling this leaves the remote run alive; it may be in the store by then.
@@ -159,7 +182,11 @@ class AgentRuntime:
         token.check_age(self.clock.wall(), agent.provider.retention)
         self._register(agent)
         service = (token.ref.provider, token.ref.endpoint, token.ref.id)
-        return BackgroundHandle(self._driver, await self._once(service, lambda: self._adopt(token, agent)))
+        live = await self._once(service, lambda: self._adopt(token, agent))
+        if thread is not None:
+            self._tie(thread, live)
+
+        return BackgroundHandle(self._driver, live)
 
     async def list(
         self,
@@ -199,6 +226,24 @@ class AgentRuntime:
         finally:
             await self._store.aclose()
 
+    # --- threads ---
+
+    async def _bring_up_to_date(self, thread: AgentThread) -> None:
+        """A thread from another process may hold a run that has ended since: the store knows."""
+        turn = thread.current
+        if turn is None:
+            return
+
+        try:
+            turn.take(await self._store.load(turn.run_id))
+        except RunUnknown:
+            return
+
+    def _tie(self, thread: AgentThread, live: LiveRun) -> None:
+        turn = thread.adopt(live.record.ref, live.id)
+        live.rests = lambda: turn.take(live.record)
+        turn.take(live.record)
+
     # --- taking up ---
 
     async def _take_up_all(self) -> None:
@@ -213,7 +258,7 @@ class AgentRuntime:
             return live
 
         agent = agent or self._agent_of(record)
-        if agent is None or not record.status.live:
+        if agent is None or record.status.terminal:
             return self._live(record, agent)
 
         return await self._once(record.id, lambda: self._acquire(record.id, agent))
@@ -253,7 +298,7 @@ class AgentRuntime:
         await self._driver.take_up(live)
         return live
 
-    def _live(self, record: RunRecord, agent: Agent[Any] | None) -> LiveRun:
+    def _live(self, record: RunRecord, agent: Agent[Any] | None, thread: AgentThread | None = None) -> LiveRun:
         run = Run(
             record,
             poll=self._poll,
@@ -262,8 +307,13 @@ class AgentRuntime:
             now=self.clock.now(),
             age=max(self.clock.wall() - record.created_at, 0.0),
             parse=agent.parse if agent else None,
+            tools=agent.tooling(thread) if agent else None,
         )
-        live = LiveRun(run, agent.calls(self._stream.idle) if agent else None)
+        live = LiveRun(
+            run,
+            agent.calls(self._stream.idle) if agent else None,
+            Invoking(agent.tools, record) if agent else None,
+        )
         if agent is not None and agent.name == record.agent and Cap.IDEMPOTENT_START in agent.provider.caps:
             bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)
             live.restarts_until = min(bound or inf for bound in bounds)

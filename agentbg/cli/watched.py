@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..agent import Agent, AgentRunOptions
+from ..agent import Agent
 from ..core.record import RunRecord
 from ..core.response import AgentRunResponse, build_response
 from ..core.status import RunStatus
 from ..core.token import ContinuationToken
 from ..core.update import AgentRunResponseUpdate, UpdateType
 from ..errors import StoreInUse, SubmitUnknown
+from ..options import AgentRunOptions
 from ..runtime import AgentRuntime
 from ..stores.base import Store
 from ..stores.sqlite import SQLiteStore

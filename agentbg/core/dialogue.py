@@ -4,25 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import UsageError
 from .assembly import Assembly
 from .messages import Invoke, Send
 from .model import RunErrorInfo, RunRef, Snapshot, StreamEvent
 from .record import RunRecord
-from .requests import Answer, Output, output_item
+from .requests import Answer, Output, check_answer, output_item
 from .rounds import (
     CallState,
     FollowUp,
+    Round,
     Tooling,
     begin_calls,
     decide,
     follow_up,
+    open_requests,
     open_round,
     said,
     settle,
     take_up,
 )
 from .states import Signal
+from .status import RunStatus
 from .update import AgentRunResponseUpdate
+
+
+def check_answers(record: RunRecord, answers: Sequence[Answer]) -> None:
+    """Raise UsageError for answers that do not fit what the run waits for. None at all fit one that waits to be told
+    whether to send again what was decided before."""
+    if record.status is not RunStatus.INPUT_REQUIRED or not record.rounds:
+        raise UsageError(f"The run is {record.status}, and waits for no answer.")
+
+    requests = {request.id: request for request in open_requests(record.rounds)}
+    if requests and not answers:
+        raise UsageError(f"The run waits for answers to: {', '.join(requests)}. Pass at least one.")
+
+    for answer in answers:
+        check_answer(requests.pop(answer.id, None), answer)
 
 
 class Dialogue:
@@ -68,7 +86,21 @@ class Dialogue:
         if not self.between:
             record.rounds.append(open_round(snapshot, record.ref, self.assembly.position, self._tools.rules))
 
-        record.snapshot = Snapshot(record.ref, snapshot.status, snapshot.raw_status, raw=snapshot.raw)
+        kept = Snapshot(record.ref, snapshot.status, snapshot.raw_status, error=snapshot.error, raw=snapshot.raw)
+        record.snapshot = kept
+        return updates
+
+    def replay(self, missed: Sequence[Round], ref: RunRef | None) -> list[AgentRunResponseUpdate]:
+        """The run went on while nobody was told: these rounds were closed meanwhile, and `ref` is the present one's."""
+        updates: list[AgentRunResponseUpdate] = []
+        for closed in missed:
+            shown = Snapshot(closed.ref, RunStatus.INPUT_REQUIRED, "", closed.text, closed.items)
+            updates += self.assembly.close_round(shown)
+            self._record.rounds.append(closed)
+            if closed.sent:
+                self.assembly.begin_round(said(self._record.rounds))
+
+        self._record.ref = ref
         return updates
 
     def take_up(self) -> None:
@@ -142,7 +174,7 @@ class Dialogue:
         """The present round as it is known, with `text`; between rounds there is none."""
         record = self._record
         shown = record.snapshot or Snapshot(None, record.status, record.raw_status)
-        error = record.rounds[-1].error if self.between else shown.error
+        error = (record.rounds[-1].error if self.between else None) or shown.error
         return Snapshot(
             record.ref,
             record.status,

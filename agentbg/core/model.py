@@ -53,6 +53,8 @@ class StartRequest:
     service_tier: str | None = None
     metadata: JSON = field(default_factory=dict[str, Any])
     """Texts by name, for the service to keep with the run."""
+    include: Sequence[str] = ()
+    """What the service is to show besides, in its own words."""
 
 
 LOST = "lost"

@@ -156,6 +156,12 @@ def said(rounds: Iterable[Round]) -> str:
     return "".join(each.text for each in rounds)
 
 
+def story(rounds: Sequence[Round], last: Snapshot | None) -> list[JSON]:
+    """All that was said and called, and how the calls were answered."""
+    items = [item for each in rounds for item in (*each.items, *_answers(each))]
+    return [*items, *(last.items if last else ())]
+
+
 def follow_up(request: StartRequest, rounds: Sequence[Round], how: FollowUp) -> StartRequest:
     """The start of the next round: the answers, and everything else as it was.
 
@@ -164,8 +170,7 @@ def follow_up(request: StartRequest, rounds: Sequence[Round], how: FollowUp) -> 
     extra = {name: value for name, value in request.extra.items() if name != "tool_choice" or value in ("auto", "none")}
     last = rounds[-1]
     if how is FollowUp.WHOLE:
-        story = [item for each in rounds for item in (*each.items, *_answers(each))]
-        return replace(request, input=[*request.input, *story], extra=extra)
+        return replace(request, input=[*request.input, *story(rounds, None)], extra=extra)
 
     return replace(request, input=_answers(last), previous=last.ref, extra=extra)
 

@@ -39,12 +39,12 @@ from .messages import (
     Streamed,
     StreamEnded,
 )
-from .model import SUBMIT_UNKNOWN, EventKind, RunErrorInfo, Snapshot, StreamEvent
+from .model import SUBMIT_UNKNOWN, EventKind, RunErrorInfo, RunRef, Snapshot, StreamEvent
 from .moves import Moves
 from .position import Position
 from .record import RunRecord
 from .response import AgentRunResponse, build_response
-from .rounds import TOO_MANY_ROUNDS, TOOL_FAILED, Tooling
+from .rounds import TOO_MANY_ROUNDS, TOOL_FAILED, Round, Tooling
 from .schedule import Draw, PollPolicy, StreamPolicy
 from .states import Phase, Signal
 from .status import RunStatus
@@ -112,6 +112,12 @@ class Run:
         return self.record.status.live and now - self._last_change > self._poll.stall_after
 
     # --- in and out ---
+
+    def catch_up(self, missed: Sequence[Round], ref: RunRef | None) -> list[Command]:
+        """A token is of an earlier round than the run has come to: what was missed since. Then comes `begin`."""
+        updates = self.dialogue.replay(missed, ref)
+        self._reissue()
+        return [Commit(self._keep(updates))]
 
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""

@@ -16,11 +16,11 @@ and `attach` are asynchronous generators: whoever iterates closes them with `acl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from enum import Enum, Flag, auto
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from ..core.model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
+from ..core.model import JSON, Cursor, RunRef, Snapshot, StartRequest, StreamEvent
 
 
 class Resume(Enum):
@@ -43,6 +43,7 @@ class Cap(Flag):
     """`open` starts a run and streams it in one request."""
     CANCEL = auto()
     RESPOND = auto()
+    """A run that asks for something waits for the answer, which `respond` brings."""
     DELETE = auto()
     PARTIAL_ON_POLL = auto()
     """A poll of a running run shows the output so far."""
@@ -116,8 +117,12 @@ class Provider(Protocol):
         """Ask the service to cancel. None means: accepted, or too late; poll for the truth."""
         ...
 
-    async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
-        """Answer what the run waits for. The snapshot may carry a new ref."""
+    async def respond(self, ref: RunRef, answers: Sequence[JSON]) -> Snapshot:
+        """Answer what the run waits for: items in the shape of the Responses API. The snapshot may carry a new ref.
+
+        Only for services whose runs wait themselves (`Cap.RESPOND`). Elsewhere the answers are the input of a start
+        that names the run (`Cap.PREVIOUS`), or that brings the whole story along.
+        """
         ...
 
     async def delete(self, ref: RunRef) -> None:

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from math import inf
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pydantic_core
 
-from ..core.model import LOST, Cursor, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent
+from ..core.model import JSON, LOST, Cursor, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent
 from ..core.status import RunStatus
 from ..errors import RequestRejected, RunNotFound, Unsupported, UsageError
 from .base import Cap, Resume
@@ -134,7 +134,7 @@ class Local:
 
         return None if work.ended_at is None else work.snapshot()
 
-    async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
+    async def respond(self, ref: RunRef, answers: Sequence[JSON]) -> Snapshot:
         raise Unsupported("A local run never waits for its user; let its function ask.")
 
     async def delete(self, ref: RunRef) -> None:

@@ -111,8 +111,8 @@ class OpenAIResponses:
 
             return self._read(answer.http_response.headers, answer.http_response.content)
 
-    async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
-        raise Unsupported("Answering a run that waits for its user is not supported yet.")
+    async def respond(self, ref: RunRef, answers: Sequence[JSON]) -> Snapshot:
+        raise Unsupported("No run waits at this service: a new one that names it brings the answers.")
 
     async def delete(self, ref: RunRef) -> None:
         with translated(f"Deleting run {ref.id}", run_id=ref.id):

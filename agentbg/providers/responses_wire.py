@@ -54,6 +54,7 @@ def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, 
         "max_output_tokens": request.max_output_tokens,
         "service_tier": request.service_tier,
         "metadata": dict(request.metadata),
+        "include": list(request.include),
         "text": _text_format(request.output_schema, request.output_strict) if request.output_schema else None,
     }
     body.update((name, value) for name, value in optional.items() if value)

@@ -128,8 +128,11 @@ def _plain_field(value: Any) -> Any:
     if type(value) in _DEFAULTS:
         return _plain(value)
 
-    items = cast("list[Any]", value) if isinstance(value, list) else []
-    return [_plain(item) for item in items] if items and type(items[0]) in _DEFAULTS else value
+    if not isinstance(value, list):
+        return value
+
+    items = cast("list[Any]", value)
+    return [_plain(item) for item in items] if items and type(items[0]) in _DEFAULTS else items
 
 
 def _default(field: Field[Any]) -> Any:

@@ -21,7 +21,8 @@ from ..errors import (
 )
 from ..providers.base import Cap, Resume
 from .call import Call, Load
-from .context import answers, complaint, since_model
+from .context import answers as given
+from .context import complaint, since_model
 from .faults import STREAM, Effect, Fault
 from .script import RunScript
 from .scripted_run import ScriptedRun, without_cursor
@@ -247,10 +248,10 @@ class ScriptedProvider:
             self._lose(effect)
             return self._show(run) if run.ended(_now()) else None
 
-    async def respond(self, ref: RunRef, answers: Mapping[str, Any]) -> Snapshot:
+    async def respond(self, ref: RunRef, answers: Sequence[JSON]) -> Snapshot:
         """Go on as a new run, by the next script: of the run's own list, if it has one."""
         self._need(Cap.RESPOND, "take an answer")
-        call = Call("respond", _now(), ref.id, answers=answers, answered=ref.id)
+        call = Call("respond", _now(), ref.id, answers=given(answers), answered=ref.id)
         async with self._request(call) as effect:
             run = self._begin(call, self._find(ref).request)
             self._lose(effect)
@@ -293,7 +294,7 @@ class ScriptedProvider:
     def _asked(self, method: str, request: StartRequest, key: str | None) -> Call:
         """A call that starts a run, and perhaps answers another: the one it continues, or the last that asked so."""
         call = Call(method, _now(), request=request, key=key)
-        if said := answers(since_model(request.input)):
+        if said := given(since_model(request.input)):
             previous = self._previous(request)
             runs = reversed(self.runs.values()) if previous is None else (previous,)
             call.answers = said

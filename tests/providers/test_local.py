@@ -152,7 +152,7 @@ async def test_what_it_has_not_it_says():
     ref = (await local.start(asked())).ref
     assert isinstance(local, Provider)
     with pytest.raises(Unsupported):
-        await local.respond(ref, {})
+        await local.respond(ref, [])
 
     with pytest.raises(Unsupported):
         await local.delete(ref)

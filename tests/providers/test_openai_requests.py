@@ -187,7 +187,7 @@ async def test_deleting_what_is_gone_is_no_error(api: respx.MockRouter, provider
 
 async def test_answering_a_run_is_not_supported_yet(provider: OpenAIResponses):
     with pytest.raises(Unsupported):
-        await provider.respond(REF, {})
+        await provider.respond(REF, [])
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ class TestFaults:
         ref = (await provider.start(ASK)).ref
         for call in (
             provider.cancel(ref),
-            provider.respond(ref, {}),
+            provider.respond(ref, []),
             provider.delete(ref),
             collect(provider.open(ASK)),
             collect(provider.attach(ref)),
@@ -429,7 +429,7 @@ class TestRecord:
             await provider.poll(ref)
 
         await collect(provider.attach(ref, after=3))
-        await provider.respond(ref, {"call_1": "sunny"})
+        await provider.respond(ref, [{"type": "function_call_output", "call_id": "call_1", "output": "sunny"}])
         start, poll, attach, respond = provider.calls
         assert (start.method, start.at, start.ended_at, start.run) == ("start", 0, 0.5, "resp_1")
         assert (start.request, start.key) == (ASK, "k")
