@@ -12,6 +12,7 @@ import openai
 import pytest
 from responses_client import JOB, ask, attach, create, poll, sdk, text_of
 
+from agentbg.testing import run
 from agentbg.testing.server import (
     FunctionCall,
     McpApprovalRequest,
@@ -534,3 +535,15 @@ async def test_the_server_runs_as_a_process_and_stops_at_sigterm():
 
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("born", [0.1, 1 / 3, 0.7, 6.789, 1e6 + 0.1])
+def test_in_virtual_time_a_stream_ends_whatever_the_times_round_to(born: float):
+    async def streamed() -> str:
+        async with ResponsesServer(script=Script.story(30).lasting(queued=0.5, delay=0.2)) as server:
+            await asyncio.sleep(born)
+            answer = await create(server, stream=True)
+            assert answer.whole
+            return server.run().status
+
+    assert run(streamed()) == "completed"

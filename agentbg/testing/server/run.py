@@ -15,6 +15,10 @@ from .reply import Pause, Step
 from .script import Script
 from .wire import JSON, TERMINAL, Event, encode, input_items, new_id, response_body
 
+FINEST = 1e-6
+"""Seconds that a wait takes at least. A shorter one may be lost in the sum with the time, and virtual time, which moves
+only by such sums, would then stand still."""
+
 
 @dataclass(slots=True)
 class Stop:
@@ -235,7 +239,7 @@ class Run:
                 wait = self.duration - self.age
 
             if wait > 0 or position >= len(log):
-                yield Pause(wait, self.changed)
+                yield self._pause(wait)
             else:
                 yield log[position].event
                 position += 1
@@ -243,9 +247,12 @@ class Run:
     def body_when_done(self) -> Iterator[Step]:
         """The final JSON body, once the run is finished."""
         while not self.finished:
-            yield Pause(self.duration - self.age, self.changed)
+            yield self._pause(self.duration - self.age)
 
         yield self.snapshot()
+
+    def _pause(self, seconds: float) -> Pause:
+        return Pause(max(seconds, FINEST), self.changed)
 
     def stop(self, status: str, error: JSON | None = None, *events: Event, position: int | None = None) -> None:
         """End the run: `events`, and then a `response.failed` that shows `status`, replace its log from `position` on.
