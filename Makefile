@@ -9,7 +9,7 @@ UV     := $(BIN)/uv --system-certs
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint format bench picture requirements clean
+.PHONY: help run serve test lint format bench picture requirements clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ override PROMPT := $(value PROMPT)
 export PROMPT
 run: $(VENV)/.run ## Runs in the background, live, with a local model; PROMPT="…" asks your own question
 	@$(BIN)/python -m examples.main_job $${PROMPT:+"$$PROMPT"}
+
+PORT ?= 8123
+serve: $(VENV)/.run ## The local model as a service, for the examples and for you; PORT=8123
+	@$(BIN)/python -m examples.main_job.model_server --export --port $(PORT)
 
 test: $(VENV)/.test ## Run the tests; ARGS="-k stream -x" goes to pytest
 	$(BIN)/python -m pytest $(ARGS)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
+import sys
+from typing import Any
 
 from azure.ai.agentserver.responses import InMemoryResponseProvider, ResponsesAgentServerHost, ResponsesServerOptions
 from hypercorn.asyncio import serve as serve_asgi
 from hypercorn.config import Config
 
+READY = "READY {address}/v1"
+EXPORT = """\
+# SmolLM2 listens until Ctrl-C. In another terminal, for the examples:
+export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY=none
+export AZURE_OPENAI_ENDPOINT={address} AZURE_OPENAI_API_KEY=none"""
+AZURES = re.compile(r"^/openai/(v1/)?")
 GRACE = 1  # seconds that open connections get at shutdown; nobody waits for an answer any more
 
 
@@ -28,12 +37,14 @@ def new_host() -> ResponsesAgentServerHost:
     )
 
 
-async def serve(host: ResponsesAgentServerHost, port: int) -> None:
+async def serve(host: ResponsesAgentServerHost, port: int, greeting: str = READY) -> None:
     """Serve on the loopback until SIGTERM, SIGINT, or the death of the parent process.
 
-    Port 0 takes a free one. Prints `READY <base url>` once connections are accepted.
+    Port 0 takes a free one; one that is not to be had ends the program. Prints the greeting, by default
+    `READY <base url>`, once connections are accepted. Azure's two addresses, /openai/v1 and /openai with an
+    api-version, are the same service.
     """
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = listen(port)
     address, port = listener.getsockname()
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
@@ -52,8 +63,21 @@ async def serve(host: ResponsesAgentServerHost, port: int) -> None:
 
         host.request_shutdown()
 
-    print(f"READY http://{address}:{port}/v1", flush=True)
-    await serve_asgi(host, config, shutdown_trigger=stopped)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if AZURES.match(scope.get("path", "")):
+            scope = {**scope, "path": AZURES.sub("/v1/", scope["path"])}
+
+        await host(scope, receive, send)
+
+    print(greeting.format(address=f"http://{address}:{port}"), flush=True)
+    await serve_asgi(app, config, shutdown_trigger=stopped)
+
+
+def listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        sys.exit(f"Cannot listen on port {port} ({error}): name another, or 0 for any free one.")
 
 
 async def wait(event: asyncio.Event, seconds: float) -> bool:

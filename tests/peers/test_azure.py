@@ -19,7 +19,7 @@ from agentbg import (
     RunStatus,
     StreamPolicy,
 )
-from agentbg.providers import OpenAIResponses
+from agentbg.providers import AzureOpenAIResponses, OpenAIResponses
 from agentbg.testing.proxy import CuttingProxy, ResponseCut
 
 from .azure_server import Script
@@ -99,6 +99,17 @@ async def test_a_cancelled_run_is_cancelled_at_the_service(azure_url: str, strea
 
         assert await handle.wait(WAIT) is RunStatus.CANCELLED
         assert handle.token is None
+
+
+@pytest.mark.parametrize("version", [None, "2025-04-01-preview"], ids=["v1", "api-version"])
+async def test_azures_own_addresses_lead_to_the_same_runs(azure_url: str, version: str | None) -> None:
+    endpoint = azure_url.removesuffix("/v1")
+    provider = AzureOpenAIResponses("scripted", azure_endpoint=endpoint, api_key="none", api_version=version)
+    async with Agent(provider) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(deltas=30), stream=True)
+        updates = await drain(handle)
+
+    assert "".join(update.text for update in updates) == Script(deltas=30).text
 
 
 async def test_a_conversation_goes_on_from_the_run_before(azure_url: str) -> None:
