@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,45 @@ async def test_local_agent_needs_no_service(tmp_path: Path):
         assert report == "topic='eight arms' words=2"
         assert end == "cancelled"
         assert not server.requests
+
+
+async def test_structured_report_prints_the_tree(tmp_path: Path):
+    finding = {"claim": "They are solid", "confidence": "high", "year": None}
+    report = {"title": "Batteries", "sections": [{"heading": "Now", "findings": [finding, {**finding, "year": 2024}]}]}
+    async with ResponsesServer(script=Script.json(report)) as server:
+        assert (await run(server, tmp_path, "structured_report.py")).splitlines() == [
+            *("Batteries", "", "Now"),
+            "- They are solid (undated, high confidence)",
+            "- They are solid (2024, high confidence)",
+        ]
+
+
+async def test_structured_report_shows_what_is_none(tmp_path: Path):
+    async with ResponsesServer(script=Script.text("Batteries are solid.")) as server:
+        first, text = (await run(server, tmp_path, "structured_report.py")).splitlines()
+        assert first.startswith("No report: ")
+        assert text == "Batteries are solid."
+
+
+@pytest.mark.parametrize("version", [None, "2025-04-01-preview"], ids=["v1", "api-version"])
+async def test_azure_openai_goes_there_with_a_key(tmp_path: Path, version: str | None):
+    async with ResponsesServer(script=Script.text("Flat."), api_key="the key", faults=[CutAfterEvent(4)]) as server:
+        key = {"AZURE_OPENAI_API_KEY": "the key", "OPENAI_API_VERSION": version}
+        answer, end = (await run(server, tmp_path, "azure_openai.py", **key)).splitlines()
+        assert answer == "Flat."
+        assert end.startswith("completed after")
+        assert server.requests[0].path == ("/openai/v1/responses" if version is None else "/openai/responses")
+
+
+async def test_azure_openai_goes_there_with_a_token(tmp_path: Path):
+    # azure-identity asks the command line tool that the user has logged in with: here, one of ours.
+    tool = tmp_path / "az"
+    tool.write_text('#!/bin/sh\necho \'{"accessToken": "the token", "expires_on": 4102444800}\'\n')
+    tool.chmod(0o755)
+    signed_in = {"AZURE_TOKEN_CREDENTIALS": "AzureCliCredential", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    async with ResponsesServer(script=Script.text("Flat."), api_key="the token") as server:
+        said = await run(server, tmp_path, "azure_openai.py", AZURE_OPENAI_API_KEY=None, **signed_in)
+        assert said.startswith("Flat.\n")
 
 
 @pytest.mark.parametrize("name", NAMES)
