@@ -20,7 +20,7 @@ from ..core.model import JSON, LOST, Cursor, RunErrorInfo, RunRef, Snapshot, Sta
 from ..core.status import RunStatus
 from ..errors import RequestRejected, RunNotFound, Unsupported, UsageError
 from .base import Cap, Resume
-from .local_run import LocalRun, Work
+from .local_run import Ending, LocalRun, Work
 
 logger = logging.getLogger("agentbg")
 
@@ -173,22 +173,22 @@ class Local:
         work.task.add_done_callback(partial(self._conclude, work))
         return work
 
-    async def _run(self, work: Work) -> str:
+    async def _run(self, work: Work) -> Ending:
         async with self._slots:
             work.begin()
             run = LocalRun(work)
             made: Any = self._function(run if self._wants_run else run.text)
             if isinstance(made, AsyncIterator):
                 await _write(cast("AsyncIterator[str]", made), run)
-                return _answer(None, work)
+                return _ending(None, work)
 
             if inspect.isawaitable(made):
-                return _answer(await made, work)
+                return _ending(await made, work)
 
             what = type(made).__name__
             raise TypeError(f"{_name(self._function)} gave a {what}; make it an `async def`, with or without yield.")
 
-    def _conclude(self, work: Work, task: asyncio.Task[str]) -> None:
+    def _conclude(self, work: Work, task: asyncio.Task[Ending]) -> None:
         """The function has ended, in whichever way."""
         if work.ended_at is not None:  # given up, since its event loop was
             return
@@ -196,15 +196,19 @@ class Local:
         work.task = None
         end = partial(work.end, task.get_loop().time())
         if task.cancelled():
-            end(*_stopped(work, task))
+            end(_stopped(work, task))
         elif (error := task.exception()) is not None:
             logger.error("run %s: %s failed", work.ref.id, _name(self._function), exc_info=error)
-            end(RunStatus.FAILED, None, RunErrorInfo(type(error).__name__, _message_of(error)))
+            end(Ending(RunStatus.FAILED, error=self._reason(error)))
         else:
-            end(RunStatus.COMPLETED, task.result())
+            end(task.result())
 
         self._ended.append(work)
         self._forget_old()
+
+    def _reason(self, error: BaseException) -> RunErrorInfo:
+        """What an exception of the function says."""
+        return RunErrorInfo(type(error).__name__, _message_of(error))
 
     def _find(self, ref: RunRef) -> Work | None:
         """By the run's id alone: one that was started again keeps the ref of its first start."""
@@ -251,22 +255,22 @@ _FOREIGN = (
 )
 
 
-def _cancel(task: asyncio.Task[str]) -> None:
+def _cancel(task: asyncio.Task[Ending]) -> None:
     """Once: a cancel is sent again by a runtime that takes the run up, and would break into its cleaning up."""
     if not task.cancelling():
         task.cancel()
 
 
-def _stopped(work: Work, task: asyncio.Task[str]) -> tuple[RunStatus, None, RunErrorInfo | None]:
+def _stopped(work: Work, task: asyncio.Task[Ending]) -> Ending:
     """What it means that a function ended by CancelledError."""
     if work.cancel_asked:
-        return RunStatus.CANCELLED, None, None
+        return Ending(RunStatus.CANCELLED)
 
     if task.cancelling():
-        return RunStatus.FAILED, None, RunErrorInfo(LOST, _STOPPED)
+        return Ending(RunStatus.FAILED, error=RunErrorInfo(LOST, _STOPPED))
 
     why = "The function raised CancelledError, and nobody had cancelled the run: something it waited for was cancelled."
-    return RunStatus.FAILED, None, RunErrorInfo("CancelledError", why)
+    return Ending(RunStatus.FAILED, error=RunErrorInfo("CancelledError", why))
 
 
 async def _write(made: AsyncIterator[str], run: LocalRun) -> None:
@@ -279,6 +283,10 @@ async def _write(made: AsyncIterator[str], run: LocalRun) -> None:
         async for piece in made:
             run.write(piece)
             await asyncio.sleep(0)  # a generator that never waits would keep its pieces from everyone
+
+
+def _ending(value: Any, work: Work) -> Ending:
+    return value if isinstance(value, Ending) else Ending(RunStatus.COMPLETED, [_answer(value, work)])
 
 
 def _answer(value: Any, work: Work) -> str:

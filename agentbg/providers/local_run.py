@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ..core.model import JSON, LOST, Cursor, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent
+from ..core.model import JSON, LOST, Cursor, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
 from ..core.response import item_text
 from ..core.status import RunStatus
 from ..errors import UsageError
@@ -19,6 +20,19 @@ _WORDS = {RunStatus.RUNNING: "in_progress"}
 """Where the Responses API has another word than we."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, and what came of it."""
+
+    status: RunStatus
+    answer: Sequence[str] | None = None
+    """The text of each message; None for one message with what was written."""
+    error: RunErrorInfo | None = None
+    usage: Usage | None = None
+    detail: JSON = field(default_factory=dict[str, Any])
+    """More for the run's `raw`."""
+
+
 class Work:
     """A run as its provider knows it. Events are numbered one by one from `first`."""
 
@@ -26,7 +40,8 @@ class Work:
         self.ref, self.request = ref, request
         self.status = RunStatus.QUEUED
         self.error: RunErrorInfo | None = None
-        self.task: asyncio.Task[str] | None = None
+        self.ending: Ending | None = None
+        self.task: asyncio.Task[Ending] | None = None
         """The function, until it has ended."""
         self.cancel_asked = False
         self.ended_at: float | None = None
@@ -57,7 +72,7 @@ class Work:
     def write(self, text: str) -> None:
         """More of the answer."""
         if not self._pieces:
-            item = _message(self.ref.id, "", self.status)
+            item = _message(f"msg_{self.ref.id}", "", self.status)
             self._add(EventKind.ITEM, {"type": "response.output_item.added", "item": item}, index=0)
 
         self._pieces.append(text)
@@ -67,12 +82,12 @@ class Work:
         """Something else to tell."""
         self._add(EventKind.PROGRESS, {"type": "progress", **detail})
 
-    def end(self, now: float, status: RunStatus, text: str | None = None, error: RunErrorInfo | None = None) -> None:
+    def end(self, now: float, ending: Ending) -> None:
         """Nothing follows. A lost run has no end: its streams break, and whoever asks is told."""
-        if text is not None:
-            self._pieces = [text] if text else []
+        if ending.answer is not None:
+            self._pieces = [text for text in ending.answer if text]
 
-        self.status, self.error, self.ended_at = status, error, now
+        self.status, self.error, self.ending, self.ended_at = ending.status, ending.error, ending, now
         if self.lost:
             self._ring()
         else:
@@ -86,12 +101,13 @@ class Work:
 
     def snapshot(self) -> Snapshot:
         """The run as it is now."""
-        text = self.text
-        items = [_message(self.ref.id, text, self.status)] if text else []
+        items = self._messages()
         word = _WORDS.get(self.status, self.status.value)
         error = {"code": self.error.code, "message": self.error.message} if self.error else None
-        raw = {"id": self.ref.id, "object": "response", "status": word, "output": items, "error": error}
-        return Snapshot(self.ref, self.status, word, text, items, self.error, raw=raw)
+        raw: JSON = {"id": self.ref.id, "object": "response", "status": word, "output": items, "error": error}
+        usage = self.ending.usage if self.ending else None
+        raw = {**raw, **self.ending.detail} if self.ending else raw
+        return Snapshot(self.ref, self.status, word, self.text, items, self.error, usage, raw=raw)
 
     async def wait(self, timeout: float | None = None) -> None:
         """Until the end; for at most so many seconds."""
@@ -114,6 +130,13 @@ class Work:
                 return
             elif not await _rings(changed):
                 yield [StreamEvent(EventKind.KEEPALIVE, {"type": "keepalive"})]
+
+    def _messages(self) -> Sequence[JSON]:
+        """The output items. While the run goes on, all that is written is one message."""
+        apart = self.ending is not None and self.ending.answer is not None
+        texts = self._pieces if apart else [self.text] if self._pieces else []
+        ids = [f"msg_{self.ref.id}" + (f"_{n}" if n else "") for n in range(len(texts))]
+        return [_message(id, text, self.status) for id, text in zip(ids, texts, strict=True)]
 
     def _place_after(self, after: Cursor | None) -> int:
         """A cursor that this log never gave is an earlier start's: all of this one comes after it."""
@@ -208,11 +231,11 @@ async def _rings(changed: asyncio.Event) -> bool:
     return True
 
 
-def _message(run_id: str, text: str, status: RunStatus) -> JSON:
+def _message(id: str, text: str, status: RunStatus) -> JSON:
     live, whole = status.live, status is RunStatus.COMPLETED
     return {
         "type": "message",
-        "id": f"msg_{run_id}",
+        "id": id,
         "role": "assistant",
         "status": "in_progress" if live else "completed" if whole else "incomplete",
         "content": [{"type": "output_text", "text": text, "annotations": []}],
