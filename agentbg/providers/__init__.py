@@ -9,10 +9,20 @@ from .local import Local as Local
 from .local_run import LocalRun as LocalRun
 
 if TYPE_CHECKING:
+    from .agent_framework import AgentFrameworkAgent as AgentFrameworkAgent
     from .azure import AzureOpenAIResponses as AzureOpenAIResponses
     from .openai import OpenAIResponses as OpenAIResponses
 
-__all__ = ["AzureOpenAIResponses", "Cap", "Local", "LocalRun", "OpenAIResponses", "Provider", "Resume"]
+__all__ = [
+    "AgentFrameworkAgent",
+    "AzureOpenAIResponses",
+    "Cap",
+    "Local",
+    "LocalRun",
+    "OpenAIResponses",
+    "Provider",
+    "Resume",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,5 +36,10 @@ def __getattr__(name: str) -> Any:
         from .azure import AzureOpenAIResponses
 
         return AzureOpenAIResponses
+
+    if name == "AgentFrameworkAgent":
+        from .agent_framework import AgentFrameworkAgent
+
+        return AgentFrameworkAgent
 
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -135,8 +135,8 @@ class Work:
         """The output items. While the run goes on, all that is written is one message."""
         apart = self.ending is not None and self.ending.answer is not None
         texts = self._pieces if apart else [self.text] if self._pieces else []
-        ids = [f"msg_{self.ref.id}" + (f"_{n}" if n else "") for n in range(len(texts))]
-        return [_message(id, text, self.status) for id, text in zip(ids, texts, strict=True)]
+        first = f"msg_{self.ref.id}"
+        return [_message(f"{first}_{n}" if n else first, text, self.status) for n, text in enumerate(texts)]
 
     def _place_after(self, after: Cursor | None) -> int:
         """A cursor that this log never gave is an earlier start's: all of this one comes after it."""
