@@ -131,6 +131,21 @@ async def test_azure_openai_goes_there_with_a_token(tmp_path: Path):
         assert said.startswith("Flat.\n")
 
 
+@pytest.mark.parametrize("fault", [None, CutAfterEvent(8)], ids=["well", "cut"])
+async def test_an_agent_of_agent_framework_calls_its_tool_and_prints_the_answer(
+    tmp_path: Path, fault: CutAfterEvent | None
+):
+    pytest.importorskip("agent_framework_openai", reason="needs agent-framework-core and agent-framework-openai")
+    script = [Script.call("wind", {"city": "Amsterdam"}), Script.text("Quite windy: 5 Beaufort.")]
+    async with ResponsesServer(script=script, faults=[fault] if fault else []) as server:
+        answer, end = (await run(server, tmp_path, "agent_framework_agent.py")).splitlines()
+        assert answer == "Quite windy: 5 Beaufort."
+        assert end.startswith("completed, tokens: ")
+        sent = [request.json["input"] for request in server.requests if request.json]
+        assert len(sent) == 2
+        assert "5 Beaufort, from the west" in sent[1][-1]["output"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_is_short(name: str):
     assert len((EXAMPLES / name).read_text("utf-8").splitlines()) < 60
