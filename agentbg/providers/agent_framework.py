@@ -48,7 +48,7 @@ class AgentFrameworkAgent(Local):
     breaks is polled to its end. agent_framework cannot cancel it: after `handle.cancel()` it goes on at the service.
 
     Args:
-        agent: An agent, such as `agent_framework.Agent`. Any that has its `run`.
+        agent: An agent, such as `agent_framework.Agent`, or a workflow's `as_agent()`.
         idempotent: Doing the work twice does no harm.
         limit: How many runs are at work at a time; others are queued.
         keep: For how many seconds a run that has ended is kept for polls and streams.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .agent_framework_words import ASSISTANT, plain, service_response
@@ -11,6 +13,41 @@ from .local_run import LocalRun
 
 if TYPE_CHECKING:
     from agent_framework import AgentResponse, AgentResponseUpdate, Content, Message
+
+
+@dataclass(slots=True)
+class _Part:
+    """One text, in pieces. It is `closed` when it was repeated whole: what is appended then begins another."""
+
+    pieces: list[Content] = field(default_factory=list["Content"])
+    closed: bool = False
+
+    def clear(self) -> None:
+        self.pieces = []
+
+    def add(self, text: str, *, whole: bool) -> Content:
+        """The piece that is new in this text."""
+        from agent_framework import Content
+
+        if self.closed and not whole:
+            self.clear()
+
+        self.closed = whole
+        if whole:
+            told = "".join(piece.text or "" for piece in self.pieces)
+            if text.startswith(told):
+                text = text[len(told) :]
+            else:
+                self._unsay()
+
+        piece = Content.from_text(text)
+        self.pieces.append(piece)
+        return piece
+
+    def _unsay(self) -> None:
+        """What was written of this text was wrong; the run's end says so with a RESET."""
+        for piece in self.pieces:
+            piece.text = ""
 
 
 class Told:
@@ -23,9 +60,8 @@ class Told:
     def __init__(self, run: LocalRun) -> None:
         self._run = run
         self._updates: list[AgentResponseUpdate] = []
-        self._part: list[Content] = []
-        """The pieces of the text that goes on, or of the last one, if it is `_closed`."""
-        self._closed = False
+        self._parts: defaultdict[tuple[str | None, ...], _Part] = defaultdict(_Part)
+        """The text that goes on, of each author and message: agents of a workflow speak at the same time."""
         self._token: Any = None
         self._began = 0
         """Where the updates of the response begin that the token is of."""
@@ -36,14 +72,15 @@ class Told:
 
     def take(self, update: AgentResponseUpdate) -> None:
         """An update of the stream."""
+        part = self._parts[update.author_name, update.message_id]
         if update.merge_mode == "replace":
-            self._part = []
+            part.clear()
 
         if update.continuation_token is not None and update.continuation_token != self._token:
             self._token, self._began = update.continuation_token, len(self._updates)
 
         kept = copy.copy(update)
-        kept.contents = [self._take(content) for content in update.contents]
+        kept.contents = [self._take(content, part) for content in update.contents]
         self._updates.append(kept)
 
     def background(self) -> Any:
@@ -88,41 +125,17 @@ class Told:
 
         return AgentResponse.from_updates(self._updates)
 
-    def _take(self, content: Content) -> Content:
+    def _take(self, content: Content, part: _Part) -> Content:
         if content.type == "text":
-            return self._take_text(content)
+            piece = part.add(content.text or "", whole=content.merge_mode == "replace")
+            self._run.write(piece.text or "")
+            return piece
 
-        self._part = []
+        part.clear()
         if content.type != "usage":
             self._run.progress(content=plain(content.to_dict()))
 
         return content
-
-    def _take_text(self, content: Content) -> Content:
-        """The piece that is new in this one."""
-        from agent_framework import Content
-
-        text, whole = content.text or "", content.merge_mode == "replace"
-        if self._closed and not whole:
-            self._part = []
-
-        self._closed = whole
-        if whole:
-            told = "".join(piece.text or "" for piece in self._part)
-            if text.startswith(told):
-                text = text[len(told) :]
-            else:
-                self._unsay()
-
-        piece = Content.from_text(text)
-        self._part.append(piece)
-        self._run.write(text)
-        return piece
-
-    def _unsay(self) -> None:
-        """What was written of this text was wrong; the run's end says so with a RESET."""
-        for piece in self._part:
-            piece.text = ""
 
     def _show(self, response: AgentResponse[Any]) -> None:
         """Write what a poll shows beyond what was written of its response."""

@@ -449,6 +449,10 @@ def text(said: str, mode=None):
     return {"contents": [framework.Content.from_text(said, merge_mode=mode)]}
 
 
+def by(author: str, said: str, mode=None):
+    return {**text(said, mode), "author_name": author}
+
+
 async def run_own(*updates, **settings):
     async with AgentRuntime(poll=POLL) as runtime, Agent(AgentFrameworkAgent(Own(*updates)), **settings) as agent:
         handle = await runtime.submit(agent, "x", stream=True)
@@ -467,6 +471,7 @@ async def run_own(*updates, **settings):
         ([text("a"), {**text("b"), "merge_mode": "replace"}], "b"),
         ([text("a", "replace"), text("", "append"), text("b", "replace")], "ab"),
         ([{**text("a"), "message_id": "1"}, {**text("b"), "message_id": "2"}], "ab"),
+        ([by("A", "a"), by("B", "b"), by("A", "aa", "replace"), by("B", "bb", "replace")], "abab"),
         ([], ""),
     ],
 )
@@ -475,6 +480,23 @@ async def test_text_is_told_once_and_right_however_it_is_merged(updates, whole):
     assert joined(told) == whole
     assert told[-1].response.text == whole
     assert told[-1].response.status is RunStatus.COMPLETED
+
+
+async def test_a_workflow_runs_as_an_agent():
+    async with (
+        ResponsesServer() as server,
+        AsyncOpenAI(base_url=server.base_url, api_key="any") as client,
+        AgentRuntime(poll=POLL) as runtime,
+    ):
+        first, *others = (
+            framework.Agent(clients.OpenAIChatClient(model="test", async_client=client), name=name) for name in "ABC"
+        )
+        flow = framework.WorkflowBuilder(start_executor=first).add_fan_out_edges(first, others).build()
+        async with Agent(AgentFrameworkAgent(flow.as_agent(name="flow"))) as agent:
+            handle = await runtime.submit(agent, "x", stream=True)
+            response = await handle
+            assert [message.text for message in response.messages].count("You said: You said: x") == 2
+            check(await read(handle), response.text)
 
 
 async def test_an_error_among_the_contents_fails_the_run():
