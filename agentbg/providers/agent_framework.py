@@ -36,13 +36,15 @@ class AgentFrameworkAgent(Local):
     **What is asked.** Messages with text, images and files. Instructions, tools, output type, `max_output_tokens` and
     metadata of our `Agent` become options of the run: instructions and tools are added to the agent's own. `extra` are
     options, too, in its chat client's words, such as {"reasoning": {"effort": "low"}}. What an agent cannot take is
-    refused by `submit` with RequestRejected. No session is used: an `AgentThread` of ours is the conversation, and its
-    messages are sent with each run. The agent's own history providers take each run for a new conversation.
+    refused by `submit` with RequestRejected; so are functions as tools, which belong to the agent inside. No session
+    is used: an `AgentThread` of ours is the conversation, and its messages are sent with each run. The agent's own
+    history providers take each run for a new conversation.
 
     **What comes of it.** Its tools run inside agent_framework; their calls and results, and reasoning, are streamed as
     PROGRESS updates. `response.raw["agent_framework"]` is its response, with all messages. With an output type, the
     answer is its last message alone. A run that agent_framework shows as an empty success, though the service says
-    failed, incomplete or cancelled, has that status; one that asks for an approval is `INPUT_REQUIRED`.
+    failed, incomplete or cancelled, has that status; one that asks for an approval fails with the code
+    "input_required", since it cannot be given.
 
     **Background responses.** Where the agent's options, or `extra`, say {"background": True}, a response whose stream
     breaks is polled to its end. agent_framework cannot cancel it: after `handle.cancel()` it goes on at the service.

@@ -31,6 +31,10 @@ _CUT = RunErrorInfo(
     "The stream ended before the response did, and nobody knows its end. In an agent with the option "
     '{"background": True} such a response is polled.',
 )
+_ASKS = (
+    "agent_framework asks for {}, and a run of it in the background cannot be answered. Its tools need "
+    'approval_mode="never_require", or a middleware that decides.'
+)
 
 
 # --- what is asked ---
@@ -57,6 +61,12 @@ def ask(request: StartRequest, *, takes_options: bool) -> Asked:
                 f"agent_framework has no common option for {name}: say it in the words of your agent's chat client, "
                 f'as in AgentRunOptions(extra={{"reasoning": {{"effort": "low"}}}}).'
             )
+
+    if functions := [tool.get("name") for tool in request.tools if tool.get("type") == "function"]:
+        raise RequestRejected(
+            f"agent_framework makes the calls of its own tools: give the agent of agent_framework the functions "
+            f"{', '.join(map(str, functions))}, not the agent around it."
+        )
 
     options = _options(request)
     if options and not takes_options:
@@ -244,7 +254,7 @@ def _status(response: AgentResponse[Any]) -> tuple[RunStatus, RunErrorInfo | Non
         return RunStatus.FAILED, _CUT
 
     if wanted := _unanswered(contents):
-        return RunStatus.INPUT_REQUIRED, RunErrorInfo("input_required", f"agent_framework waits for {wanted}.")
+        return RunStatus.FAILED, RunErrorInfo("input_required", _ASKS.format(wanted))
 
     if response.finish_reason in _INCOMPLETE:
         cut = str(response.finish_reason)

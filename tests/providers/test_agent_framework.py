@@ -16,7 +16,6 @@ from agentbg import (
     AgentRunOptions,
     AgentRuntime,
     Backoff,
-    InputRequired,
     PollPolicy,
     RequestRejected,
     RunCancelled,
@@ -212,7 +211,7 @@ async def test_a_response_that_was_cancelled_at_the_service_is_cancelled():
         (Script.of(McpApprovalRequest("fetch", "{}", "docs")), "an approval of fetch"),
     ],
 )
-async def test_a_run_that_asks_for_an_approval_waits_for_its_user(script, wanted):
+async def test_a_run_that_asks_for_an_approval_fails_since_nobody_can_answer(script, wanted):
     @framework.tool(approval_mode="always_require")
     async def danger(city: str) -> str:
         raise AssertionError("not approved")
@@ -222,8 +221,9 @@ async def test_a_run_that_asks_for_an_approval_waits_for_its_user(script, wanted
         if wanted is None:
             assert (await handle).text == "done", "agent_framework tells the model that there is no such function"
         else:
-            with pytest.raises(InputRequired, match=wanted):
-                await handle
+            error = (await failed(handle)).error
+            assert error.code == "input_required"
+            assert f"asks for {wanted}, and" in error.message
 
 
 async def test_a_cancel_ends_the_run_and_closes_its_connection():
@@ -411,6 +411,14 @@ async def test_what_it_has_no_word_for_is_refused_where_it_is_submitted(input, o
     async with house() as (server, runtime, agent):
         with pytest.raises(RequestRejected, match=said):
             await runtime.submit(agent, input, options=options, stream=stream)
+
+        assert not server.requests
+
+
+async def test_functions_belong_to_the_agent_inside():
+    async with house(settings={"tools": [{"type": "function", "name": "look"}]}) as (server, runtime, agent):
+        with pytest.raises(RequestRejected, match="the functions look, not the agent around it"):
+            await runtime.submit(agent, "x")
 
         assert not server.requests
 
