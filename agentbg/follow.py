@@ -74,8 +74,8 @@ async def work(pilot: Pilot, commands: Sequence[Command]) -> None:
 
 
 class Pilot:
-    """Carries out one command at a time, and waits for what happens next. `note` is called when the run has changed: with
-    False before the consumer has seen it, with True afterwards.
+    """Carries out one command at a time, and waits for what happens next. `note` is called when the run has changed:
+    with False before the consumer has seen it, with True afterwards.
     """
 
     def __init__(self, run: Run, calls: Calls, invoke: Invoking, clock: Clock, note: Callable[[bool], object]) -> None:
