@@ -18,7 +18,7 @@ from .core.rounds import MAX_ROUNDS, FollowUp, Tooling, ToolRule
 from .core.schedule import PollPolicy, RetryPolicy, StreamPolicy
 from .core.token import ContinuationToken
 from .errors import UsageError
-from .inputs import Answers, Input, is_answer, read_answers, read_input, require_json
+from .inputs import Asked, Input, is_answer, read_answers, read_input, require_json
 from .options import AgentRunOptions, check_defaults, positive
 from .output import Output
 from .providers.base import Cap, Provider, Resume
@@ -151,7 +151,7 @@ class Agent(Generic[T]):
 
     async def run(
         self,
-        input: Input | Answers | None = None,
+        input: Asked | None = None,
         thread: AgentThread | None = None,
         options: AgentRunOptions | None = None,
     ) -> AgentRunResponse[T]:
@@ -173,7 +173,7 @@ class Agent(Generic[T]):
 
     def run_streaming(
         self,
-        input: Input | Answers | None = None,
+        input: Asked | None = None,
         thread: AgentThread | None = None,
         options: AgentRunOptions | None = None,
     ) -> ResumableStream:
@@ -280,9 +280,7 @@ class Agent(Generic[T]):
         kept = Cap.PREVIOUS in caps and not (thread is not None and thread.client_side)
         return FollowUp.PREVIOUS if kept else FollowUp.WHOLE
 
-    def _asking(
-        self, input: Input | Answers | None, thread: AgentThread | None, options: AgentRunOptions | None
-    ) -> Asking:
+    def _asking(self, input: Asked | None, thread: AgentThread | None, options: AgentRunOptions | None) -> Asking:
         """What a call is about. Raises UsageError and TokenError for one that cannot be right."""
         options = options or AgentRunOptions()
         means = Means(self.calls(), self.tools, self.tooling(thread), self._poll, self._stream, self._clock, self.parse)

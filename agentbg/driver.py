@@ -35,9 +35,12 @@ from .core.messages import (
 )
 from .core.model import StartRequest
 from .core.queue import PollQueue
+from .core.record import RunRecord
 from .core.requests import Answer, InputRequest
+from .core.status import RunStatus
 from .core.update import AgentRunResponseUpdate
 from .errors import AgentBGError, ProviderError, RuntimeClosed, UsageError
+from .hooks import Hooks
 from .live import LiveRun, heard, outlast
 from .stores.base import Store
 
@@ -55,9 +58,10 @@ class _Stopped(Exception):
 class Driver:
     """The fleet. It hosts its task group in a task of its own: it may be opened in one task and closed in another."""
 
-    def __init__(self, store: Store, clock: Clock, max_requests: int) -> None:
+    def __init__(self, store: Store, clock: Clock, max_requests: int, hooks: Hooks) -> None:
         self.runs: dict[str, LiveRun] = {}
         self._store = store
+        self._hooks = hooks
         self.clock = clock
         self._queue = PollQueue()
         self._limit = anyio.CapacityLimiter(max_requests)
@@ -218,10 +222,17 @@ class Driver:
             record.finished_at = record.updated_at if record.status.terminal else None
 
         await self._store.save(record, commit.updates)
+        if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
+            live.announced = True
+            self._hooks.submitted(live)
+
         live.publish(commit.updates)
+        self._hooks.happened(live, commit.updates)
         if commit.settled:
             self._rest(live)
             live.settle()
+            if record.status.terminal:
+                self._hooks.completed(live)
 
     def _detach(self, live: LiveRun) -> None:
         stream, live.stream = live.stream, None
@@ -262,7 +273,7 @@ class Driver:
             seen = await live.calls.start(request, key)
 
         await self.tell(live, seen)
-        _report_start(live, seen)
+        self._report_start(live, seen)
 
     async def _send_answers(self, live: LiveRun, send: Send) -> None:
         """Start the next round; or tell the run that waits, where the service has such runs."""
@@ -278,7 +289,10 @@ class Driver:
 
     async def _invoke(self, live: LiveRun, request: InputRequest) -> None:
         assert live.invoke is not None, "the machine knows no tools but the agent's"
-        await self.tell(live, await live.invoke(request))
+        since = self.clock.now()
+        seen = await live.invoke(request)
+        self._hooks.called(live, request, getattr(seen, "output", None), self.clock.now() - since)
+        await self.tell(live, seen)
 
     async def _respond(self, live: LiveRun, answers: Sequence[Answer], stored: asyncio.Future[None]) -> None:
         try:
@@ -305,12 +319,15 @@ class Driver:
         calls, ref = live.service
         async with self._limit:
             live.record.polls += 1
+            since = self.clock.now()
             seen = await calls.poll(ref, self._again(live), live.id)
 
-        if isinstance(seen, PollFailed):
-            logger.info("run %s: %s", live.id, seen.error)
+        error = seen.error if isinstance(seen, PollFailed) else None
+        if error is not None:
+            logger.info("run %s: %s", live.id, error)
 
         await self.tell(live, seen)
+        self._hooks.polled(live, error, self.clock.now() - since)
 
     async def _pump(self, live: LiveRun, observations: AsyncGenerator[Any, None]) -> None:
         """Carry a connection's observations to the machine, until it ends or the machine lets go of it."""
@@ -320,7 +337,7 @@ class Driver:
                     logger.info("run %s: %s", live.id, seen.error)
 
                 await self.tell(live, seen)
-                _report_start(live, seen)
+                self._report_start(live, seen)
                 if live.stream is not asyncio.current_task():
                     return
 
@@ -337,6 +354,20 @@ class Driver:
         await self.tell(live, seen)
         _resolve(live.cancelling, failure)
         live.cancelling = None
+
+    def _report_start(self, live: LiveRun, seen: Observation) -> None:
+        """Let whoever submitted the run know how its start went."""
+        if live.started is None or live.started.done():
+            return
+
+        try:
+            raise_if_not_started(seen, live.id)
+        except AgentBGError as error:
+            _resolve(live.started, error)
+            return
+
+        if live.record.ref is not None or live.settled:
+            _resolve(live.started)
 
     # --- hosting ---
 
@@ -405,16 +436,9 @@ class Driver:
         live.abandon(error)
 
 
-def _report_start(live: LiveRun, seen: Observation) -> None:
-    """Let whoever submitted the run know how its start went."""
-    try:
-        raise_if_not_started(seen, live.id)
-    except AgentBGError as error:
-        _resolve(live.started, error)
-        return
-
-    if live.record.ref is not None or live.settled:
-        _resolve(live.started)
+def _answered(record: RunRecord) -> bool:
+    """True for a run that the service answered at once, without giving it a name."""
+    return not record.status.live and record.status is not RunStatus.FAILED
 
 
 def _promise() -> asyncio.Future[None]:

@@ -25,8 +25,8 @@ from .errors import UsageError
 
 Input = str | Message | JSON | Sequence["Message | JSON"]
 """A text, a message, or a list of messages or of raw items in the shape of the Responses API."""
-Answers = Answer | Sequence[Answer]
-"""What a run waits for, made by the methods of its `response.requests`."""
+Asked = str | Message | JSON | Answer | Sequence["Message | JSON | Answer"]
+"""The same; or answers, made by the methods of a response's `requests`, to a run that waits for them."""
 Source = str | Path | bytes
 """Bytes, or where they are: a path, a URL (http, https, data), or the id of a file at the service (`file-…`, `file_…`).
 A text that is neither a URL nor an id is a path; a Path is always one."""
@@ -179,7 +179,12 @@ def read_answers(input: object) -> list[Answer] | None:
 
 
 def read_input(input: Input) -> list[Message]:
-    """An input as messages."""
+    """An input as messages. Raises UsageError for an empty one, and for answers, which start no run."""
+    if read_answers(input):
+        raise UsageError(
+            "Answers go to the run that waits for them: handle.respond(…), or agent.run(…) with its thread."
+        )
+
     if isinstance(input, str):
         return [Message("user", input)]
 

@@ -88,6 +88,8 @@ class LiveRun:
         """Held from an observation to the end of its commands: commits keep the order of what happened."""
         self.stream: asyncio.Task[None] | None = None
         self.started: asyncio.Future[None] | None = None
+        self.announced = False
+        """The hooks know of the start."""
         self.cancelling: asyncio.Future[None] | None = None
         self.lost: AgentBGError | None = None
         """Why this process does not drive the run any more, although it is live."""

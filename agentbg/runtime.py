@@ -19,6 +19,7 @@ from .core.token import ContinuationToken
 from .driver import Driver
 from .errors import AgentBGError, RunUnknown, UsageError
 from .handle import BackgroundHandle
+from .hooks import Hook, Hooks
 from .inputs import Input, read_input
 from .invoking import Invoking
 from .live import LiveRun, heard, outlast
@@ -45,6 +46,7 @@ class AgentRuntime:
       and `resume` are known from then on, the first of a name.
     - `max_requests` bounds the starts, polls and cancels under way at a time. Streams do not count, streamed starts
       among them.
+    - `hooks` see what happens to the runs: `agentbg.hooks` says what.
     - `draw` and `clock` are for tests: random numbers in [0, 1), and the time.
     """
 
@@ -56,6 +58,7 @@ class AgentRuntime:
         stream: StreamPolicy | None = None,
         agents: Iterable[Agent[Any]] = (),
         max_requests: int = 32,
+        hooks: Iterable[Hook] = (),
         draw: Draw = random.random,
         clock: Clock | None = None,
     ) -> None:
@@ -68,7 +71,8 @@ class AgentRuntime:
         self._agents: dict[str, Agent[Any]] = {}
         self._taking: dict[Hashable, asyncio.Future[LiveRun]] = {}
         self._draw = draw
-        self._driver = Driver(self._store, self.clock, max_requests)
+        observed = Hooks(hooks, lambda live: BackgroundHandle(self._driver, live))
+        self._driver = Driver(self._store, self.clock, max_requests, observed)
         for agent in agents:
             if self._agents.setdefault(agent.name, agent) is not agent:
                 raise UsageError(

@@ -6,7 +6,7 @@ of that shape, too, so that a provider sends them as it sends any input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,11 @@ from ..errors import UsageError
 Output = str | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """A text; content parts, as `agentbg.inputs` makes them; or the whole item to send, with its `type`."""
 
+CALLS = frozenset(
+    {*("function_call", "custom_tool_call", "computer_call"), *("local_shell_call", "shell_call", "apply_patch_call")}
+)
+"""Items that the client must answer with an output of the same `call_id`."""
+APPROVALS = frozenset({"mcp_approval_request"})
 REJECTED = "The user did not allow this call."
 
 
@@ -119,3 +124,25 @@ def check_answer(request: InputRequest | None, answer: Answer) -> None:
         raise UsageError(
             "An output that is a dict is the whole item to send, with its `type`; write other data as JSON"
         )
+
+
+def read_requests(items: Iterable[Mapping[str, Any]]) -> list[InputRequest]:
+    """The calls and approvals that a run's output leaves open."""
+    items = list(items)
+    answered = {item.get("call_id") for item in items if str(item.get("type", "")).endswith("_output")}
+    answered |= {item.get("approval_request_id") for item in items if item.get("type") == "mcp_approval_response"}
+    asked = [_request(item) for item in items if item.get("type") in CALLS | APPROVALS]
+    return [request for request in asked if request.id not in answered]
+
+
+def _request(item: Mapping[str, Any]) -> InputRequest:
+    """A custom tool's arguments are a text of their own, its input."""
+    approval = item.get("type") in APPROVALS
+    name, written = item.get("name"), item.get("arguments") or item.get("input")
+    return InputRequest(
+        id=str(item.get("id" if approval else "call_id") or item.get("id") or ""),
+        kind=RequestKind.APPROVAL if approval else RequestKind.CALL,
+        name=name if isinstance(name, str) else "",
+        arguments=written if isinstance(written, str) else "",
+        item=item,
+    )

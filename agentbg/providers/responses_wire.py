@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
-from ..core.requests import InputRequest, RequestKind
+from ..core.requests import read_requests
 from ..core.response import is_message, item_text
 from ..core.status import RunStatus
 
@@ -26,9 +26,6 @@ STATUSES: Mapping[str, RunStatus] = {
 }
 """A word that is not here counts as RUNNING."""
 
-CALLS = frozenset({"function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call"})
-"""Items that the client must answer with an output of the same `call_id`."""
-APPROVALS = frozenset({"mcp_approval_request"})
 KEEPALIVES = frozenset({"keepalive", "ping"})
 MAX_ITEMS = 10_000
 """More output items than any run has; a larger index is nonsense. A position keeps a bit for each, and Python writes no
@@ -79,7 +76,7 @@ def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None
     run_id = body.get("id")
     status = STATUSES.get(raw_status, RunStatus.RUNNING)
     # A response that ends in a call or an approval request is `completed` on the wire; it waits for an answer.
-    requests = _requests(items) if status is RunStatus.COMPLETED else ()
+    requests = read_requests(items) if status is RunStatus.COMPLETED else ()
     return Snapshot(
         ref=make_ref(run_id) if isinstance(run_id, str) and run_id else None,
         status=RunStatus.INPUT_REQUIRED if requests else status,
@@ -124,23 +121,6 @@ def _read_lifecycle(name: str, event: JSON, response: JSON, cursor: int | None, 
     snapshot = read_response(response, make_ref)
     kind = EventKind.STATUS if snapshot.status.live else EventKind.END
     return StreamEvent(kind, event, cursor=cursor, snapshot=snapshot)
-
-
-def _requests(items: Sequence[JSON]) -> list[InputRequest]:
-    """The calls and approvals that a response leaves open."""
-    answered = {item.get("call_id") for item in items if _word(item.get("type")).endswith("_output")}
-    answered |= {item.get("approval_request_id") for item in items if item.get("type") == "mcp_approval_response"}
-    asked = [_request(item) for item in items if item.get("type") in CALLS | APPROVALS]
-    return [request for request in asked if request.id not in answered]
-
-
-def _request(item: JSON) -> InputRequest:
-    """A custom tool's arguments are a text of their own, its input."""
-    approval = item.get("type") in APPROVALS
-    call_id = _word(item.get("id" if approval else "call_id")) or _word(item.get("id"))
-    kind = RequestKind.APPROVAL if approval else RequestKind.CALL
-    arguments = _word(item.get("arguments")) or _word(item.get("input"))
-    return InputRequest(call_id, kind, _word(item.get("name")), arguments, item)
 
 
 def _error(body: JSON) -> RunErrorInfo | None:

@@ -131,7 +131,7 @@ def _plain_field(value: Any) -> Any:
     if not isinstance(value, list):
         return value
 
-    items = cast("list[Any]", value)
+    items = cast("Sequence[Any]", value)
     return [_plain(item) for item in items] if items and type(items[0]) in _DEFAULTS else items
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
+from ..core.requests import read_requests
 from ..core.response import is_message, item_text
 from ..core.status import RunStatus
 from .context import questions
@@ -102,6 +103,7 @@ class ScriptedRun:
             usage=usage,
             poll_after=state.poll_after,
             raw=raw,
+            requests=read_requests(items) if state.status is RunStatus.INPUT_REQUIRED else (),
         )
 
     def event(self, place: int, shift: int = 0) -> StreamEvent:

@@ -1,0 +1,124 @@
+"""Hooks: what a runtime lets you see of its runs.
+
+A hook is any object with some of these methods; give it to `AgentRuntime(hooks=[…])`. They are plain calls in the event
+loop, in the order of what happens, so they must be quick: note something, count something, start a task. What a hook
+raises goes to the event loop's exception handler, and to nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .core.requests import InputRequest, Output
+from .core.update import AgentRunResponseUpdate
+from .errors import ProviderError, UsageError
+
+if TYPE_CHECKING:
+    from .handle import BackgroundHandle
+    from .live import LiveRun
+
+
+@runtime_checkable
+class SubmitHook(Protocol):
+    """Sees the runs that this runtime starts."""
+
+    def on_submit(self, handle: BackgroundHandle[Any]) -> object:
+        """The service has the run, or has answered it at once. Not called for a start that fails."""
+        ...
+
+
+@runtime_checkable
+class PollHook(Protocol):
+    """Sees the polls."""
+
+    def on_poll(self, handle: BackgroundHandle[Any], error: ProviderError | None, seconds: float) -> object:
+        """A poll was answered, or failed with this error, after so many seconds. A failed poll is no failed run."""
+        ...
+
+
+@runtime_checkable
+class EventHook(Protocol):
+    """Sees the updates, of streamed and of polled runs."""
+
+    def on_event(self, handle: BackgroundHandle[Any], update: AgentRunResponseUpdate) -> object:
+        """An update is in the store, and on its way to those who stream."""
+        ...
+
+
+@runtime_checkable
+class ToolHook(Protocol):
+    """Sees the calls of tools."""
+
+    def on_tool_call(
+        self, handle: BackgroundHandle[Any], request: InputRequest, output: Output | None, seconds: float
+    ) -> object:
+        """A tool has answered, be it with what went wrong, after so many seconds; None when it has ended the run."""
+        ...
+
+
+@runtime_checkable
+class CompletionHook(Protocol):
+    """Sees how runs end."""
+
+    def on_completion(self, handle: BackgroundHandle[Any]) -> object:
+        """The run has ended, well or badly, and its end is in the store. One that waits for its user has not ended."""
+        ...
+
+
+Hook = SubmitHook | PollHook | EventHook | ToolHook | CompletionHook
+
+
+class Hooks:
+    """The hooks of a runtime, sorted by what they want to see."""
+
+    def __init__(self, hooks: Iterable[Hook], handle_of: Callable[[LiveRun], BackgroundHandle[Any]]) -> None:
+        given = list(hooks)
+        for hook in given:
+            if not isinstance(hook, Hook):  # pyright: ignore[reportUnnecessaryIsInstance]  not all callers are typed
+                raise UsageError(
+                    f"{hook!r} is no hook: give it on_submit, on_poll, on_event, on_tool_call or on_completion."
+                )
+
+        self._handle_of = handle_of
+        self._submit = [hook for hook in given if isinstance(hook, SubmitHook)]
+        self._poll = [hook for hook in given if isinstance(hook, PollHook)]
+        self._event = [hook for hook in given if isinstance(hook, EventHook)]
+        self._tool = [hook for hook in given if isinstance(hook, ToolHook)]
+        self._completion = [hook for hook in given if isinstance(hook, CompletionHook)]
+
+    def submitted(self, live: LiveRun) -> None:
+        """The service has a run that was started here."""
+        for hook in self._submit:
+            self._guard(live, partial(hook.on_submit, self._handle_of(live)))
+
+    def polled(self, live: LiveRun, error: ProviderError | None, seconds: float) -> None:
+        """A poll is over."""
+        for hook in self._poll:
+            self._guard(live, partial(hook.on_poll, self._handle_of(live), error, seconds))
+
+    def happened(self, live: LiveRun, updates: Iterable[AgentRunResponseUpdate]) -> None:
+        """Updates are in the store."""
+        for hook in self._event:
+            for update in updates:
+                self._guard(live, partial(hook.on_event, self._handle_of(live), update))
+
+    def called(self, live: LiveRun, request: InputRequest, output: Output | None, seconds: float) -> None:
+        """A call of a tool is over."""
+        for hook in self._tool:
+            self._guard(live, partial(hook.on_tool_call, self._handle_of(live), request, output, seconds))
+
+    def completed(self, live: LiveRun) -> None:
+        """A run has ended."""
+        for hook in self._completion:
+            self._guard(live, partial(hook.on_completion, self._handle_of(live)))
+
+    def _guard(self, live: LiveRun, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001  a user's: it is neither the run's trouble nor the other hooks'
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"A hook failed on run {live.id}", "exception": error}
+            )
