@@ -13,6 +13,7 @@ class Contact:
         self._poll, self._stream, self._draw = poll, stream, draw
         self.polling = False
         """A poll is under way."""
+        self._outdated = False  # ... which was sent before the run's present round began
         self.attached = False
         """A stream is open, or being opened."""
         self.error: ProviderError | None = None
@@ -22,14 +23,22 @@ class Contact:
         self._faults = 0  # calls in a row that failed
         self._dry = 0  # connections in a row that brought no more of the answer
 
+    def turn(self) -> None:
+        """A round is over. What a poll under way will say is about that one."""
+        self._outdated = self.polling
+
+    def heard(self) -> bool:
+        """A poll has come back, well or badly. False when what it says is out of date."""
+        current = not self._outdated
+        self.polling = self._outdated = False
+        return current
+
     def answered(self) -> None:
-        """A poll was answered."""
-        self.polling = False
+        """A call was answered."""
         self._faults = 0
 
     def failed(self, error: ProviderError) -> None:
         """A poll, or the start of a round, was not answered, or answered with an error."""
-        self.polling = False
         self._faults += 1
         self.error = error
         self.hint = error.retry_after if isinstance(error, ServiceUnavailable) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import UsageError
 from .assembly import Assembly
@@ -11,6 +12,7 @@ from .model import RunErrorInfo, RunRef, Snapshot, StreamEvent
 from .record import RunRecord
 from .requests import Answer, Output, check_answer, output_item
 from .rounds import (
+    Call,
     CallState,
     FollowUp,
     Round,
@@ -26,7 +28,8 @@ from .rounds import (
 )
 from .states import Signal
 from .status import RunStatus
-from .update import AgentRunResponseUpdate
+from .token import ContinuationToken
+from .update import AgentRunResponseUpdate, TokenIssuer
 
 
 def check_answers(record: RunRecord, answers: Sequence[Answer]) -> None:
@@ -51,6 +54,7 @@ class Dialogue:
         self._tools = tools
         before = record.rounds[:-1] if self.between else record.rounds
         self.assembly = Assembly(record.position, said(before))
+        self.reissue()
 
     @property
     def between(self) -> bool:
@@ -79,6 +83,26 @@ class Dialogue:
         unsure = self._record.rounds[-1].error is not None
         return Signal.ASKED if CallState.ASKED in states or unsure else Signal.ANSWERED
 
+    @property
+    def token(self) -> ContinuationToken | None:
+        """What resumes the run from here. While the next round has no name yet, it leads to the one before."""
+        record = self._record
+        unnamed = record.ref is None and record.rounds
+        position = record.rounds[-1].position if unnamed else self.assembly.position
+        issuer = self.issuer(position.seq) if record.status.live else None
+        return issuer.issue(position) if issuer else None
+
+    def issuer(self, seq: int) -> TokenIssuer | None:
+        """What issues the token of the update with this `seq`: for the round it is of. A foreground run has none."""
+        record = self._record
+        ref = next((each.ref for each in record.rounds if seq <= each.position.seq), record.ref)
+        background = record.request is None or record.request.background
+        return TokenIssuer(ref, record.created_at, record.may_stream) if ref is not None and background else None
+
+    def reissue(self) -> None:
+        """From here on, tokens say what may be done with the run now."""
+        self.assembly.issuer = self.issuer(self.assembly.position.seq + 1)
+
     def close(self, snapshot: Snapshot, event: StreamEvent | None) -> list[AgentRunResponseUpdate]:
         """The service has ended a round in requests. One that was closed before goes on as it stands."""
         record = self._record
@@ -103,23 +127,22 @@ class Dialogue:
         self._record.ref = ref
         return updates
 
-    def take_up(self) -> None:
+    def take_up(self) -> list[AgentRunResponseUpdate]:
         """Another process has begun what is to be done now."""
-        take_up(self._record.rounds[-1], self._tools.rules)
+        interrupted = take_up(self._record.rounds[-1], self._tools.rules)
+        return [self.assembly.answer(item) for item in interrupted]
 
     def invoke(self) -> list[Invoke]:
         """The calls to make now."""
         return [Invoke(request) for request in begin_calls(self._record.rounds[-1])]
 
-    def invoked(self, call_id: str, output: Output) -> list[AgentRunResponseUpdate]:
-        """A call was made. One that is not under way any more is late."""
-        call = self._record.rounds[-1].find(call_id, CallState.RUNNING) if self.between else None
-        if call is None:
-            return []
+    def running(self, call_id: str) -> Call | None:
+        """A call that is under way. Of any other, news is late."""
+        return self._record.rounds[-1].find(call_id, CallState.RUNNING) if self.between else None
 
-        item = output_item(call.request, output)
-        settle(call, item)
-        return [self.assembly.answer(item)]
+    def invoked(self, call: Call, output: Output) -> list[AgentRunResponseUpdate]:
+        """A call was made."""
+        return [self.assembly.answer(settle(call, output_item(call.request, output)))]
 
     def answered(self, answers: Sequence[Answer]) -> list[AgentRunResponseUpdate]:
         """The user has decided, and wants to go on where nobody knows whether the answers were sent."""
@@ -129,20 +152,23 @@ class Dialogue:
         for answer in answers:
             call = waiting.find(answer.id, CallState.ASKED)
             if call is not None:
-                decide(call, answer)
+                decide(call, answer, self._tools.rules)
                 updates += [self.assembly.answer(call.answer)] if call.answer is not None else []
 
         return updates
 
     def send(self) -> Send:
-        """Go on to the next round, which has no name yet."""
-        record = self._record
+        """Go on to the next round, which has no name yet. Like the first, it may be streamed."""
+        record, last = self._record, self._record.rounds[-1]
         how = self._tools.follow_up
         request = follow_up(record.request or self._tools.template, record.rounds, how)
         waiting, record.ref = record.ref, None
-        record.rounds[-1].sent = True
+        record.refused = False
+        last.sent = True
+        last.position = replace(last.position, seq=self.assembly.position.seq)
         self.assembly.begin_round(said(record.rounds))
         record.position = self.assembly.position
+        self.reissue()
         return Send(request, f"{record.id}.{len(record.rounds)}", waiting if how is FollowUp.SAME else None)
 
     def unsend(self, lost: str | None = None, code: str = "") -> None:
@@ -150,6 +176,8 @@ class Dialogue:
         last = self._record.rounds[-1]
         self._record.ref, last.sent = last.ref, False
         self.assembly.go_back(last.position, said(self._record.rounds[:-1]))
+        self._record.position = self.assembly.position
+        self.reissue()
         if lost is not None:
             last.error = RunErrorInfo(code, lost)
 
@@ -160,6 +188,7 @@ class Dialogue:
             self.assembly.go_back(rounds.pop().position, said(rounds))
 
         self._record.ref = ref
+        self.reissue()
 
     def conclude(self, *, final: bool) -> None:
         """Nothing follows. The service's own last word is about the round that was closed; ours comes after it."""

@@ -104,6 +104,11 @@ class Snapshot:
     """What the run waits for, when it is INPUT_REQUIRED."""
 
     @property
+    def hides(self) -> bool:
+        """True for a run that was cut short and whose service does not show what there was of it."""
+        return self.status is not RunStatus.COMPLETED and not self.items and not self.text
+
+    @property
     def lost(self) -> bool:
         """True when the service knows that it has lost the run."""
         return self.status is RunStatus.FAILED and self.error is not None and self.error.code == LOST

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .contact import Contact
 from .dialogue import Dialogue
-from .messages import Attach, Command, Commit, Complain, Detach, Poll, WakeAt
+from .messages import Attach, Command, Complain, Detach, Poll, WakeAt
 from .states import TABLE, Action, Phase, Signal
 
 
@@ -74,10 +74,10 @@ class Moves:
         return [*self._detach(now), *self._dialogue.invoke(), *self._wake(inf)]
 
     def _send(self, now: float) -> list[Command]:
-        """The next round counts as sent before it is."""
+        """The next round counts as sent before it is: the commit that comes first says so."""
         self._round_began = now
         send = self._dialogue.send()
-        return [*self._detach(now), Commit(), send]
+        return [*self._detach(now), send]
 
     def _wake(self, at: float) -> list[Command]:
         at = min(at, self.deadline)

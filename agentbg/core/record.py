@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from .model import RunRef, Snapshot, StartRequest
@@ -49,3 +50,18 @@ class RunRecord:
     """When its user last answered: the bound for a run's age counts from then."""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     """The caller's own, JSON-safe."""
+
+    @property
+    def may_stream(self) -> bool:
+        """True while a stream of the run may be opened."""
+        return self.stream and not self.refused and not self.cancel_requested
+
+    @property
+    def allowed(self) -> float:
+        """Seconds from the run's start to the deadline of its own."""
+        return inf if self.deadline_at is None else max(self.deadline_at - self.created_at, 0.0)
+
+    @property
+    def renewed(self) -> float:
+        """Seconds from the run's start to its user's last answer; 0 without one."""
+        return max((self.renewed_at or 0.0) - self.created_at, 0.0)

@@ -70,7 +70,7 @@ class Round:
     usage: Usage | None = None
     calls: list[Call] = field(default_factory=list[Call])
     position: Position = Position()
-    """At its end: what a token holds until the next round has a name."""
+    """At its end, with the `seq` of its last answer: what a token holds until the next round has a name."""
     sent: bool = False
     """Its answers are at the service, or on their way."""
     error: RunErrorInfo | None = None
@@ -112,14 +112,20 @@ def open_round(snapshot: Snapshot, ref: RunRef | None, position: Position, rules
     return Round(ref, snapshot.text, list(snapshot.items), snapshot.usage, calls, position)
 
 
-def take_up(closed: Round, rules: Mapping[str, ToolRule]) -> None:
-    """After a crash: a call that was being made is made again only when it may be; one without a tool is its user's."""
+def take_up(closed: Round, rules: Mapping[str, ToolRule]) -> list[JSON]:
+    """After a crash: a call that was being made is made again only when it may be; one without a tool is its user's.
+
+    Returns the answers to those that are not made again.
+    """
+    interrupted: list[JSON] = []
     for call in closed.calls:
         rule = rules.get(call.request.name)
         if call.state is CallState.RUNNING and not (rule and rule.idempotent):
-            settle(call, output_item(call.request, INTERRUPTED))
+            interrupted.append(settle(call, output_item(call.request, INTERRUPTED)))
         elif call.state in (CallState.RUNNING, CallState.READY):
-            call.state = CallState.READY if rule else CallState.ASKED
+            _allow(call, rules)
+
+    return interrupted
 
 
 def begin_calls(closed: Round) -> list[InputRequest]:
@@ -131,19 +137,20 @@ def begin_calls(closed: Round) -> list[InputRequest]:
     return [call.request for call in ready]
 
 
-def decide(call: Call, answer: Answer) -> None:
+def decide(call: Call, answer: Answer, rules: Mapping[str, ToolRule]) -> None:
     """Take a user's answer: a call of ours that is approved is to be made, all else is answered."""
     if answer.output is not None:
         settle(call, output_item(call.request, answer.output))
     elif answer.approve and call.request.item.get("type") != "mcp_approval_request":
-        call.state = CallState.READY
+        _allow(call, rules)
     else:
         settle(call, decision_item(call.request, answer))
 
 
-def settle(call: Call, answer: JSON) -> None:
+def settle(call: Call, answer: JSON) -> JSON:
     """A call is answered, once and for good."""
     call.state, call.answer = CallState.ANSWERED, answer
+    return answer
 
 
 def open_requests(rounds: Sequence[Round]) -> list[InputRequest]:
@@ -198,6 +205,14 @@ def _plan(request: InputRequest, rules: Mapping[str, ToolRule]) -> Call:
         return Call(replace(request, kind=RequestKind.APPROVAL))
 
     return Call(request, CallState.READY)
+
+
+def _allow(call: Call, rules: Mapping[str, ToolRule]) -> None:
+    """A call is to be made; by its user, where this process has no tool for it."""
+    if call.request.name in rules:
+        call.state = CallState.READY
+    else:
+        call.state, call.request = CallState.ASKED, replace(call.request, kind=RequestKind.CALL)
 
 
 def _answers(closed: Round) -> list[JSON]:

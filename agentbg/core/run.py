@@ -46,10 +46,10 @@ from .record import RunRecord
 from .response import AgentRunResponse, build_response
 from .rounds import TOO_MANY_ROUNDS, TOOL_FAILED, Round, Tooling
 from .schedule import Draw, PollPolicy, StreamPolicy
-from .states import Phase, Signal
+from .states import Phase, Signal, phase_of
 from .status import RunStatus
 from .token import ContinuationToken
-from .update import AgentRunResponseUpdate, TokenIssuer
+from .update import AgentRunResponseUpdate
 
 _ENDLESS = "The model went on calling tools for more rounds than the agent allows: see Agent(…, max_rounds=…)."
 
@@ -75,15 +75,13 @@ class Run:
         self.assembly = self.dialogue.assembly
         self._poll, self._parse = poll, parse
         self._started = now - age
-        renewed = max((record.renewed_at or 0.0) - record.created_at, 0.0)
-        known_since = now if record.request is None else self._started + renewed  # a token's run may be of any age
-        self._own_deadline = self._started + _allowed(record)
+        known_since = now if record.request is None else self._started + record.renewed  # a token's may be of any age
+        self._own_deadline = self._started + record.allowed
         deadline = min(self._own_deadline, known_since + _or_ever(poll.max_age))
-        self._moves = Moves(_phase_of(record.status), self.contact, self.dialogue, self._started, deadline)
+        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, self._started, deadline)
         # When the service last knew the run. One that was streamed may have ended just now, and be unknown for a while.
         self._last_seen = now if record.stream else self._started
         self._last_change = now
-        self._reissue()
 
     # --- what it looks like from outside ---
 
@@ -100,12 +98,7 @@ class Run:
     @property
     def token(self) -> ContinuationToken | None:
         """What resumes the run from here; None when nothing is left to poll or resume."""
-        issuer, record = self.assembly.issuer, self.record
-        if issuer is None or not record.status.live:
-            return None
-
-        unnamed = record.ref is None and record.rounds  # the next round has no name yet: the one before leads to it
-        return issuer.issue(record.rounds[-1].position if unnamed else self.assembly.position)
+        return self.dialogue.token
 
     def stalled(self, now: float) -> bool:
         """True when a live run has shown no change for longer than the policy finds normal."""
@@ -121,9 +114,11 @@ class Run:
 
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""
+        if self.phase is Phase.WAITING:
+            return self._pass_cancel_on()
+
         if self.dialogue.between:
-            self.dialogue.take_up()
-            return self._stop(now) if self.record.cancel_requested else self._go_on(now)
+            return [*self._go_on(now, self.dialogue.take_up()), *self._pass_cancel_on()]
 
         if self.record.ref is None:
             return self.feed(StartLost("the process ended before the start was answered"), now)
@@ -135,6 +130,9 @@ class Run:
         """What to do now that this has happened. Nothing, when it no longer matters."""
         if self.phase is Phase.DONE:
             return []
+
+        if isinstance(seen, Polled | PollFailed) and not self.contact.heard():
+            return self._poll_afresh(now)
 
         unnamed = self.record.ref is None
         commands = self._HANDLERS[type(seen)](self, seen, now)
@@ -157,7 +155,7 @@ class Run:
 
         self.contact.failed(error)
         self.dialogue.unsend()
-        if self.record.cancel_requested:
+        if self.record.cancel_requested and self.dialogue.ours:
             return self._stop(now)
 
         return [Commit(), *self._moves.move(_failure(error), now)]
@@ -168,7 +166,7 @@ class Run:
             return self._end(RunStatus.FAILED, SUBMIT_UNKNOWN, seen.reason, now)
 
         self.dialogue.unsend(seen.reason, SUBMIT_UNKNOWN)
-        return self._stop(now) if self.record.cancel_requested else self._go_on(now)
+        return self._go_on(now)
 
     def _on_poll_failed(self, seen: PollFailed, now: float) -> list[Command]:
         error = seen.error
@@ -188,7 +186,7 @@ class Run:
         return self._end(RunStatus.EXPIRED, "not_found", f"The service no longer has the run: {error}", now)
 
     def _on_streamed(self, seen: Streamed, now: float) -> list[Command]:
-        if not self.contact.attached and self.phase is not Phase.STARTING:
+        if not self.contact.attached and (self.phase is not Phase.STARTING or self.dialogue.between):
             return []
 
         self.contact.attached = True
@@ -230,21 +228,21 @@ class Run:
 
     def _on_cancel_asked(self, _seen: CancelAsked, now: float) -> list[Command]:
         self.record.cancel_requested = True
-        self._reissue()
+        self.dialogue.reissue()
         if self.dialogue.ours:
             return self._stop(now)
 
         return [Commit()] if self.record.ref is None else [Commit(), Cancel()]
 
     def _on_cancel_answered(self, seen: CancelAnswered, now: float) -> list[Command]:
-        if seen.snapshot is not None and not seen.snapshot.status.live:
+        if seen.snapshot is not None and not seen.snapshot.status.live and self.record.ref is not None:
             return self._show(seen.snapshot, now)
 
         return self._moves.move(Signal.CANCELLING, now)
 
     def _on_cancel_failed(self, _seen: CancelFailed, _now: float) -> list[Command]:
         self.record.cancel_requested = False
-        self._reissue()
+        self.dialogue.reissue()
         return [Commit()]
 
     def _on_due(self, _seen: Due, now: float) -> list[Command]:
@@ -252,8 +250,9 @@ class Run:
         if self.phase is Phase.WAITING or (self.phase is Phase.STARTING and not self.dialogue.between):
             return []
 
-        if self.dialogue.between and now >= self._moves.deadline:
-            return self._expire(now)
+        if self.dialogue.between:
+            resend = self.phase is Phase.STARTING
+            return self._go_on(now) if resend or now >= self._moves.deadline else []
 
         if self.phase is Phase.ATTACHING:
             self._count_dry()
@@ -263,16 +262,22 @@ class Run:
         return self._moves.move(Signal.QUIET if quiet else Signal.DUE, now)
 
     def _on_invoked(self, seen: Invoked, now: float) -> list[Command]:
-        updates = self.dialogue.invoked(seen.id, seen.output)
-        return self._go_on(now, updates) if updates else []
+        call = self.dialogue.running(seen.id)
+        if call is None:
+            return []
+
+        self._last_change = now
+        return self._go_on(now, self.dialogue.invoked(call, seen.output))
 
     def _on_invoke_failed(self, seen: InvokeFailed, now: float) -> list[Command]:
-        return self._end(RunStatus.FAILED, TOOL_FAILED, seen.reason, now)
+        late = self.dialogue.running(seen.id) is None
+        return [] if late else self._end(RunStatus.FAILED, TOOL_FAILED, seen.reason, now)
 
     def _on_answered(self, seen: Answered, now: float) -> list[Command]:
         if self.phase is not Phase.WAITING or not self.dialogue.between:
             return []
 
+        self._last_change = now
         self._moves.deadline = min(self._own_deadline, now + _or_ever(self._poll.max_age))
         return self._go_on(now, self.dialogue.answered(seen.answers))
 
@@ -309,7 +314,6 @@ class Run:
         """The ref that the start gave is the run's for good: some services give another id on every poll."""
         if self.record.ref is None and snapshot.ref is not None:
             self.dialogue.named(snapshot.ref)
-            self._reissue()
 
         self.record.status = snapshot.status
         self.record.raw_status = snapshot.raw_status
@@ -317,19 +321,11 @@ class Run:
 
     def _give_up_streaming(self) -> None:
         self.record.refused = True
-        self._reissue()
+        self.dialogue.reissue()
 
     def _count_dry(self) -> None:
         if self.contact.fruitless():
             self._give_up_streaming()
-
-    def _reissue(self) -> None:
-        """From here on, tokens say what may be done with the run now."""
-        record = self.record
-        ref = record.ref or (record.rounds[-1].ref if record.rounds else None)
-        background = record.request is None or record.request.background  # a foreground run cannot be resumed
-        if ref is not None and background:
-            self.assembly.issuer = TokenIssuer(ref, record.created_at, self._may_stream())
 
     def _conclude(
         self,
@@ -345,7 +341,7 @@ class Run:
         if snapshot.status is RunStatus.INPUT_REQUIRED:
             return self._go_on(now, [*updates, *self.dialogue.close(snapshot, event)])
 
-        if _shows_nothing(snapshot):  # then what was delivered stands
+        if snapshot.hides:  # then what was delivered stands
             snapshot, final = replace(snapshot, text=self._known().text), False
 
         snapshot = replace(snapshot, ref=self.record.ref or snapshot.ref)
@@ -358,16 +354,28 @@ class Run:
 
     def _go_on(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
         """Between rounds: make the calls that are ours, ask the user for the rest, then send the answers."""
+        if self.record.cancel_requested and self.dialogue.ours:
+            return self._stop(now, updates)
+
         if self.dialogue.too_long:
             return self._end(RunStatus.FAILED, TOO_MANY_ROUNDS, _ENDLESS, now, updates)
 
         signal = self.dialogue.signal
-        asked = signal is Signal.ASKED
-        self.record.status = RunStatus.INPUT_REQUIRED if asked else RunStatus.RUNNING
-        if asked:
+        if signal is Signal.ASKED:
+            self.record.status = RunStatus.INPUT_REQUIRED
             updates = [*updates, self.assembly.wait(self.response)]
+            return [Commit(self._keep(updates), settled=True), *self._moves.move(signal, now)]
 
-        return [Commit(self._keep(updates), settled=asked), *self._moves.move(signal, now)]
+        if now >= self._moves.deadline:
+            return self._expire(now, updates)
+
+        self.record.status = RunStatus.RUNNING
+        self.contact.turn()
+        return [Commit(self._keep(updates)), *self._moves.move(signal, now)]
+
+    def _poll_afresh(self, now: float) -> list[Command]:
+        """What a poll brought is out of date: whoever asked meanwhile is still to be answered."""
+        return self._moves.move(Signal.DUE, now) if self.phase in (Phase.POLLING, Phase.STREAMING) else []
 
     def _end(
         self, status: RunStatus, code: str, message: str, now: float, updates: Sequence[AgentRunResponseUpdate] = ()
@@ -376,12 +384,12 @@ class Run:
         ended = replace(self._known(), status=status, error=RunErrorInfo(code, message))
         return self._conclude(ended, now, updates, final=False)
 
-    def _stop(self, now: float) -> list[Command]:
+    def _stop(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
         """A cancel of a run of which the service does nothing: it ends here."""
-        return self._end(RunStatus.CANCELLED, "cancelled", "The run was cancelled between two rounds.", now)
+        return self._end(RunStatus.CANCELLED, "cancelled", "The run was cancelled between two rounds.", now, updates)
 
-    def _expire(self, now: float) -> list[Command]:
-        return self._end(RunStatus.EXPIRED, "deadline", "The run's deadline passed before it ended.", now)
+    def _expire(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
+        return self._end(RunStatus.EXPIRED, "deadline", "The run's deadline passed before it ended.", now, updates)
 
     def _refuse_open(self, event: StreamEvent, now: float, updates: Sequence[AgentRunResponseUpdate]) -> list[Command]:
         error = event.error or RunErrorInfo("error", "The service sent an error before it named the run.")
@@ -405,11 +413,8 @@ class Run:
         if self.assembly.position.seq != before.seq:
             self._last_change = now
 
-    def _may_stream(self) -> bool:
-        return self.record.stream and not self.record.refused and not self.record.cancel_requested
-
     def _wants_stream(self) -> bool:
-        return self._may_stream() and not self.contact.attached
+        return self.record.may_stream and not self.contact.attached
 
     def _pass_cancel_on(self) -> list[Command]:
         """A cancel that nobody could pass on so far: the run had no ref yet, or the process died."""
@@ -437,23 +442,6 @@ class Run:
 
 def _failure(error: ProviderError) -> Signal:
     return Signal.FAULT if isinstance(error, ServiceUnavailable) else Signal.DENIED
-
-
-def _shows_nothing(snapshot: Snapshot) -> bool:
-    """True for a run that was cut short and whose service does not show what there was of it."""
-    return snapshot.status is not RunStatus.COMPLETED and not snapshot.items and not snapshot.text
-
-
-def _phase_of(status: RunStatus) -> Phase:
-    if status.terminal:
-        return Phase.DONE
-
-    return Phase.WAITING if status is RunStatus.INPUT_REQUIRED else Phase.STARTING
-
-
-def _allowed(record: RunRecord) -> float:
-    """Seconds from a run's start to the deadline of its own."""
-    return inf if record.deadline_at is None else max(record.deadline_at - record.created_at, 0.0)
 
 
 def _or_ever(seconds: float | None) -> float:

@@ -5,8 +5,8 @@ Rules:
 - A signal that a phase's row does not have changes nothing: it is late, and late news of a run is no news.
 - A poll or a stream that fails is a FAULT, a CUT or DRY, never an end. Only what the service says of the run, its
   having forgotten it, the deadline, or a tool that gives up ends a run (FINISHED).
-- A run that asks for calls goes through CALLING, or WAITING for its user, to STARTING its next round. Faults and DUE in
-  STARTING are a later round's: a first start that fails is no run.
+- A run that asks for calls goes through CALLING, or WAITING for its user, to STARTING its next round. A FAULT in
+  STARTING is a later round's: a first start that fails is no run.
 - DONE has no rows: nothing leads out of it.
 
 The state diagram in ARCHITECTURE.md is drawn from this table.
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+
+from .status import RunStatus
 
 
 class Phase(StrEnum):
@@ -91,6 +93,14 @@ class Action(StrEnum):
     NOTHING = ""
 
 
+def phase_of(status: RunStatus) -> Phase:
+    """Where a machine begins with a run that stands so."""
+    if status.terminal:
+        return Phase.DONE
+
+    return Phase.WAITING if status is RunStatus.INPUT_REQUIRED else Phase.STARTING
+
+
 P, S, A = Phase, Signal, Action
 
 TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
@@ -100,7 +110,6 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.EVENTS: (P.STREAMING, A.WATCH),
         S.FAULT: (P.STARTING, A.RETRY_SEND),
         S.DENIED: (P.STARTING, A.COMPLAIN),
-        S.DUE: (P.STARTING, A.SEND),
         S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
         S.ANSWERED: (P.STARTING, A.SEND),
@@ -115,7 +124,6 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.CANCELLING: (P.POLLING, A.POLL),
         S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
-        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.ATTACHING: {
@@ -127,7 +135,6 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.CANCELLING: (P.POLLING, A.RELEASE),
         S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
-        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.STREAMING: {
@@ -143,7 +150,6 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.CANCELLING: (P.POLLING, A.RELEASE),
         S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
-        S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.CALLING: {

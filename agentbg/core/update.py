@@ -28,8 +28,7 @@ class UpdateType(StrEnum):
     RESET = "reset"
     """What was delivered so far is void: discard it. `text` is what the answer begins with instead."""
     WAITING = "waiting"
-    """The run waits for its user: `response.requests` says what for. The last one until it is answered. `text` is what
-    was still missing."""
+    """The run waits for its user: `response.requests` says what for. The last one until it is answered."""
     END = "end"
     """The last one: `response` is the run's response. `text` is what was still missing."""
 
