@@ -26,6 +26,7 @@ class Contact:
     def turn(self) -> None:
         """A round is over. What a poll under way will say is about that one."""
         self._outdated = self.polling
+        self._dry = 0
 
     def heard(self) -> bool:
         """A poll has come back, well or badly. False when what it says is out of date."""

@@ -87,21 +87,19 @@ class Dialogue:
     def token(self) -> ContinuationToken | None:
         """What resumes the run from here. While the next round has no name yet, it leads to the one before."""
         record = self._record
-        unnamed = record.ref is None and record.rounds
-        position = record.rounds[-1].position if unnamed else self.assembly.position
-        issuer = self.issuer(position.seq) if record.status.live else None
+        before = record.rounds[-1] if record.ref is None and record.rounds else None
+        ref, position = (before.ref, before.position) if before else (record.ref, self.assembly.position)
+        issuer = self._issuer(ref) if record.status.live else None
         return issuer.issue(position) if issuer else None
 
     def issuer(self, seq: int) -> TokenIssuer | None:
-        """What issues the token of the update with this `seq`: for the round it is of. A foreground run has none."""
+        """What issues the token of the update with this `seq`: for the round that it is of."""
         record = self._record
-        ref = next((each.ref for each in record.rounds if seq <= each.position.seq), record.ref)
-        background = record.request is None or record.request.background
-        return TokenIssuer(ref, record.created_at, record.may_stream) if ref is not None and background else None
+        return self._issuer(next((each.ref for each in record.rounds if seq <= each.position.seq), record.ref))
 
     def reissue(self) -> None:
         """From here on, tokens say what may be done with the run now."""
-        self.assembly.issuer = self.issuer(self.assembly.position.seq + 1)
+        self.assembly.issuer = self._issuer(self._record.ref)
 
     def close(self, snapshot: Snapshot, event: StreamEvent | None) -> list[AgentRunResponseUpdate]:
         """The service has ended a round in requests. One that was closed before goes on as it stands."""
@@ -214,3 +212,9 @@ class Dialogue:
             shown.usage,
             raw=shown.raw,
         )
+
+    def _issuer(self, ref: RunRef | None) -> TokenIssuer | None:
+        """None for a run that nobody can resume: it has no name yet, or runs in the foreground."""
+        record = self._record
+        background = record.request is None or record.request.background
+        return TokenIssuer(ref, record.created_at, record.may_stream) if ref is not None and background else None

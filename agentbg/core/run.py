@@ -141,6 +141,7 @@ class Run:
     # --- handlers: observation -> updates and a signal ---
 
     def _on_started(self, seen: Started, now: float) -> list[Command]:
+        self.contact.answered()
         return self._show(seen.snapshot, now)
 
     def _on_polled(self, seen: Polled, now: float) -> list[Command]:
