@@ -236,7 +236,7 @@ class Run:
         return [Commit()] if self.record.ref is None else [Commit(), Cancel()]
 
     def _on_cancel_answered(self, seen: CancelAnswered, now: float) -> list[Command]:
-        if seen.snapshot is not None and not seen.snapshot.status.live and self.record.ref is not None:
+        if seen.snapshot is not None and seen.snapshot.status.terminal and self.record.ref is not None:
             return self._show(seen.snapshot, now)
 
         return self._moves.move(Signal.CANCELLING, now)

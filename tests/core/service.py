@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from agentbg.core.model import Cursor, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent
 from agentbg.core.record import RunRecord
+from agentbg.core.requests import InputRequest, RequestKind
+from agentbg.core.rounds import ToolRule
 from agentbg.core.status import RunStatus
 
 REF = RunRef("model", "here", {"id": "run_1"})
@@ -59,6 +61,8 @@ class Story:
     """Polls show the text so far."""
     rewrites: bool
     """The final text is not the one that was streamed."""
+    calls: Sequence[str]
+    """The tools that a run asks for which ends in requests; none is a question to the user."""
 
 
 pieces = st.text(alphabet="ab é😀\n", min_size=1, max_size=4)
@@ -73,12 +77,24 @@ stories = st.builds(
     hides=st.booleans(),
     partial=st.booleans(),
     rewrites=st.sampled_from([False, False, False, True]),
+    calls=st.lists(st.sampled_from(["look", "look", "again", "again", "pay", "nobody's", "remote"]), max_size=3),
 )
+TOOLS = {"look": ToolRule(), "again": ToolRule(idempotent=True), "pay": ToolRule(requires_approval=True)}
+
+
+def request(name: str, call_id: str) -> InputRequest:
+    if name == "remote":  # a tool of the service's own
+        return InputRequest(call_id, RequestKind.APPROVAL, name, "{}", {"type": "mcp_approval_request", "id": call_id})
+
+    return InputRequest(call_id, RequestKind.CALL, name, "{}", {"type": "function_call", "call_id": call_id})
 
 
 @dataclass
 class Service:
+    """One run at the service: one round of ours."""
+
     story: Story
+    ref: RunRef = REF
     log: list[StreamEvent] = field(default_factory=list)
     head: int = 0
     """How many events of the log there are by now."""
@@ -87,7 +103,7 @@ class Service:
         self.ending = self.story.ending
         self._number = -1
         for status in (RunStatus.QUEUED, RunStatus.RUNNING):
-            self._append(EventKind.STATUS, snapshot=Snapshot(REF, status, status.value))
+            self._append(EventKind.STATUS, snapshot=Snapshot(self.ref, status, status.value))
 
         self._append_items(0, self.story.items)
         self._append_end()
@@ -111,7 +127,8 @@ class Service:
 
         status = RunStatus.RUNNING if head > 1 else RunStatus.QUEUED
         begun, text = self._output(head)
-        return snapshot(status, text if self.story.partial else "", items=begun if self.story.partial else 0)
+        partial = self.story.partial
+        return snapshot(status, text if partial else "", items=begun if partial else 0, ref=self.ref)
 
     def after(self, cursor: Cursor | None) -> int:
         """Where in the log a stream after this cursor begins."""
@@ -171,7 +188,10 @@ class Service:
             text = "So: " + text
 
         error = None if whole else RunErrorInfo("oops", "it said")
-        self._append(EventKind.END, snapshot=replace(snapshot(self.ending, text, items=begun), error=error))
+        asks = self.ending is RunStatus.INPUT_REQUIRED
+        requests = [request(name, f"call_{n}") for n, name in enumerate(self.story.calls)] if asks else []
+        shown = snapshot(self.ending, text, items=begun, ref=self.ref)
+        self._append(EventKind.END, snapshot=replace(shown, error=error, requests=requests))
 
     def _output(self, head: int) -> tuple[int, str]:
         """How many output items there are, and their text."""
