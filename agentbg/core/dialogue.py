@@ -110,19 +110,24 @@ class Dialogue:
 
         kept = Snapshot(record.ref, snapshot.status, snapshot.raw_status, error=snapshot.error, raw=snapshot.raw)
         record.snapshot = kept
+        self.reissue()
         return updates
 
     def replay(self, missed: Sequence[Round], ref: RunRef | None) -> list[AgentRunResponseUpdate]:
         """The run went on while nobody was told: these rounds were closed meanwhile, and `ref` is the present one's."""
+        record = self._record
         updates: list[AgentRunResponseUpdate] = []
         for closed in missed:
+            record.ref = closed.ref
+            self.reissue()
             shown = Snapshot(closed.ref, RunStatus.INPUT_REQUIRED, "", closed.text, closed.items)
             updates += self.assembly.close_round(shown)
-            self._record.rounds.append(closed)
+            record.rounds.append(replace(closed, position=self.assembly.position))
             if closed.sent:
-                self.assembly.begin_round(said(self._record.rounds))
+                self.assembly.begin_round(said(record.rounds))
 
-        self._record.ref = ref
+        record.ref = ref
+        self.reissue()
         return updates
 
     def take_up(self) -> list[AgentRunResponseUpdate]:
@@ -214,7 +219,10 @@ class Dialogue:
         )
 
     def _issuer(self, ref: RunRef | None) -> TokenIssuer | None:
-        """None for a run that nobody can resume: it has no name yet, or runs in the foreground."""
+        """None for a run that nobody can resume: it has no name yet, or runs in the foreground. One that has closed its
+        round is polled: its text may be ahead of its cursor."""
         record = self._record
-        background = record.request is None or record.request.background
-        return TokenIssuer(ref, record.created_at, record.may_stream) if ref is not None and background else None
+        if ref is None or not (record.request is None or record.request.background):
+            return None
+
+        return TokenIssuer(ref, record.created_at, record.may_stream and ref == record.ref and not self.between)

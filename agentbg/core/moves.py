@@ -76,8 +76,7 @@ class Moves:
     def _send(self, now: float) -> list[Command]:
         """The next round counts as sent before it is: the commit that comes first says so."""
         self._round_began = now
-        send = self._dialogue.send()
-        return [*self._detach(now), send]
+        return [self._dialogue.send()]
 
     def _wake(self, at: float) -> list[Command]:
         at = min(at, self.deadline)

@@ -108,9 +108,7 @@ class Run:
 
     def catch_up(self, missed: Sequence[Round], ref: RunRef | None) -> list[Command]:
         """A token is of an earlier round than the run has come to: what was missed since. Then comes `begin`."""
-        updates = self.dialogue.replay(missed, ref)
-        self._reissue()
-        return [Commit(self._keep(updates))]
+        return [Commit(self._keep(self.dialogue.replay(missed, ref)))]
 
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""

@@ -799,3 +799,21 @@ def test_the_tokens_of_stored_updates_lead_to_the_round_they_are_of() -> None:
         assert issuer is not None
         assert token is not None
         assert issuer.ref == token.ref
+
+
+def test_a_round_that_a_poll_has_closed_is_polled_by_whoever_takes_up_its_token() -> None:
+    shell = Shell(record(stream=True))
+    shell.feed(Streamed([replace(event(STATUS, 0), snapshot=snapshot(ref=REFS[0])), event(TEXT, 1, "O")]))
+    shell.feed(StreamEnded(StreamRefused("too old")))
+    shell.feed(Polled(requires(LOOK, text="One. ")))
+    shell.feed(Invoked("a", "42"))
+    for token in (shell.journal[-1].continuation_token, shell.run.token):
+        assert token is not None
+        assert (token.ref, token.streamed, token.position.chars) == (REFS[0], False, 5)
+
+
+def test_the_next_round_is_sent_from_where_the_store_stands() -> None:
+    shell = sent("One. ")
+    shell.feed(StartFailed(DOWN))
+    assert shell.stored.position == shell.run.assembly.position
+    assert (shell.stored.position.chars, shell.stored.position.before) == (5, 0)
