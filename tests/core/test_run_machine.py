@@ -384,6 +384,19 @@ class RunMachine(RuleBasedStateMachine):
         self.wake = None
         self.tell(Due())
 
+    @precondition(lambda self: self.run.phase is Phase.STREAMING and self.wake is not None)
+    @rule()
+    def a_round_ends_while_its_quiet_stream_is_asked_about(self) -> None:
+        self.the_time_comes(late=6.0)
+        if self.stream_at is not None:
+            self.service.head = len(self.service.log)
+            self.events_arrive(self.service.head - self.stream_at)
+
+    @precondition(lambda self: self.polling not in (None, self.service))
+    @rule(ago=st.integers(0, 5))
+    def a_poll_of_a_round_that_is_over_is_answered(self, ago: int) -> None:
+        self.a_poll_is_answered(ago=ago, other=False)
+
     @rule(seconds=st.sampled_from([0.01, 1.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
