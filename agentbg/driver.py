@@ -221,7 +221,7 @@ class Driver:
         if commit.settled:
             record.finished_at = record.updated_at if record.status.terminal else None
 
-        await self._store.save(record, commit.updates)
+        await (self._store.save if commit.whole else self._store.append)(record, commit.updates)
         if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
             live.announced = True
             self._hooks.submitted(live)

@@ -214,7 +214,7 @@ class LiveRun:
         """Give an update from the store what a store does not keep."""
         last = update.type is UpdateType.END or (update.type is UpdateType.WAITING and update.seq == self._committed)
         response: Any = self.run.response if last else None
-        return replace(update, issuer=self.run.assembly.issuer, response=response)
+        return replace(update, issuer=self.run.dialogue.issuer(update.seq), response=response)
 
     def _announce(self) -> None:
         calls, self._on_settled = self._on_settled, []

@@ -133,6 +133,8 @@ class Commit:
 
     updates: Sequence[AgentRunResponseUpdate] = ()
     settled: bool = False
+    whole: bool = True
+    """False when nothing of the record has changed but its position, which the last update has, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,9 +191,11 @@ class Run:
         self.contact.attached = True
         self._last_seen = now
         before = self.assembly.position
+        learned = False
         updates: list[AgentRunResponseUpdate] = []
         for event in seen.events:
             if event.snapshot is not None and not self.assembly.is_repeat(event):
+                learned = True
                 self._learn(event.snapshot)
                 if not event.snapshot.status.live:
                     return self._conclude(event.snapshot, now, updates, event)
@@ -204,7 +206,7 @@ class Run:
             updates += self.assembly.add(event)
 
         self._note_progress(before, now)
-        commit: list[Command] = [Commit(self._keep(updates))] if updates else []
+        commit: list[Command] = [Commit(self._keep(updates), whole=learned)] if updates else []
         return [*commit, *self._moves.move(Signal.EVENTS, now)] if self.record.ref else commit
 
     def _on_stream_ended(self, seen: StreamEnded, now: float) -> list[Command]:

@@ -35,7 +35,12 @@ _SAVE_REQUEST = """
 """
 _SAVE_NAME = "INSERT INTO names (remote_id, run_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _APPEND = "INSERT INTO updates (run_id, seq, payload) VALUES (?, ?, ?) ON CONFLICT (run_id, seq) DO NOTHING"
-_RECORDS = "SELECT state, request, epoch FROM runs LEFT JOIN requests ON run_id = id"
+_RECORDS = """
+    SELECT state, request, epoch, updates.seq, payload
+    FROM runs
+    LEFT JOIN requests ON requests.run_id = id
+    LEFT JOIN updates ON updates.run_id = id AND seq = (SELECT max(seq) FROM updates WHERE run_id = id)
+"""
 _NOTHING: tuple[None, None] = (None, None)
 _NEWEST_FIRST = "ORDER BY created_at DESC, runs.rowid DESC"
 
@@ -100,6 +105,19 @@ def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> Non
 
     _settle(file, row)
     db.executemany(_APPEND, [(run_id, seq, payload) for seq, payload in updates])
+
+
+def append(file: StoreFile, run_id: str, epoch: int, updates: Sequence[tuple[int, bytes]]) -> None:
+    """Append to a run's journal."""
+    db, key = file.connection, _text(run_id)
+    owner = db.execute("SELECT epoch FROM runs WHERE id = ?", [key]).fetchone()
+    if owner is None:
+        raise _refusals.unknown(run_id)
+
+    if epoch < owner[0]:
+        raise _refusals.fenced(run_id, epoch, owner[0])
+
+    db.executemany(_APPEND, [(key, seq, payload) for seq, payload in updates])
 
 
 def load(file: StoreFile, run_id: str) -> RunRecord:

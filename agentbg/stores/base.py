@@ -2,9 +2,9 @@
 
 1. **An intent comes first.** `create` writes the record before the start is sent. Once it returns, the record is
    durable: it survives the death of the process (a store that cannot, says so in its docstring).
-2. **One transaction.** `save` commits the record and its updates together, or neither. Once it returns, they are
-   durable.
-3. **Fenced.** Every `save` carries the record's epoch. `acquire` raises the epoch by one; from then on a `save` with an
+2. **One transaction.** `save` commits the record and its updates together, or neither; `append` commits updates alone,
+   and with them the position of the last, which from then on is the record's. Once they return, all is durable.
+3. **Fenced.** Every `save` and `append` carries the record's epoch. `acquire` raises the epoch by one; from then on an
    older one raises `Fenced` and writes nothing. The engine that hands runs to owners may err; this rule may not.
 4. **Idempotent append.** Saving an update whose (run, seq) is in the journal already changes nothing: the first wins.
 5. **Ordered reads.** `read` gives updates by ascending seq, without gaps, and only committed ones.
@@ -51,6 +51,10 @@ class Store(Protocol):
 
     async def save(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate] = ()) -> None:
         """Commit the run's new record and the updates that belong to it (rules 2 to 4)."""
+        ...
+
+    async def append(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate]) -> None:
+        """Commit these updates, of a record of which nothing else has changed but its position. The hot path."""
         ...
 
     async def load(self, run_id: str) -> RunRecord:

@@ -70,8 +70,12 @@ def encode_request(request: StartRequest | None) -> bytes | None:
     return None if request is None else _dump(_plain(request), "request")
 
 
-def decode_record(state: bytes, request: bytes | None, epoch: int) -> RunRecord:
-    """The record of these parts, with `epoch` in place of its own. Raises StoreError when they are damaged."""
+def decode_record(
+    state: bytes, request: bytes | None, epoch: int, seq: int | None = None, last: bytes | None = None
+) -> RunRecord:
+    """The record of these parts, with `epoch` in place of its own, at the position of its `last` update if that is
+    later. Raises StoreError when they are damaged.
+    """
     try:
         record = _build(RunRecord, _load(state))
         record.request = None if request is None else _build(StartRequest, _load(request))
@@ -79,6 +83,9 @@ def decode_record(state: bytes, request: bytes | None, epoch: int) -> RunRecord:
         raise StoreError(f"A run's record is damaged: {error}. Restore the store from a backup.") from error
 
     record.epoch = epoch
+    if seq is not None and last is not None and seq > record.position.seq:
+        record.position = decode_update(seq, last).position
+
     return record
 
 

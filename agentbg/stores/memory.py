@@ -33,10 +33,14 @@ class _Run:
         return cls(head, remote_ids(record), encode_state(record), encode_request(record.request))
 
     def record(self) -> RunRecord:
-        return decode_record(self.state, self.request, self.head.epoch)
+        last = self.seqs[-1] if self.seqs else None
+        return decode_record(self.state, self.request, self.head.epoch, last, self.journal.get(last or 0))
 
     def append(self, seq: int, payload: bytes) -> None:
-        if seq not in self.journal:
+        if not self.seqs or seq > self.seqs[-1]:
+            self.journal[seq] = payload
+            self.seqs.append(seq)
+        elif seq not in self.journal:
             self.journal[seq] = payload
             insort(self.seqs, seq)
 
@@ -81,15 +85,17 @@ class MemoryStore:
 
     async def save(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate] = ()) -> None:
         """Keep the run's new record and its updates. Raises RunUnknown, and Fenced for an older epoch."""
-        self._writable()
-        run = self._run(record.id)
-        if record.epoch < run.head.epoch:
-            raise _refusals.fenced(record.id, record.epoch, run.head.epoch)
-
+        run = self._own(record)
         # All is encoded before anything is kept: a part that is not JSON must not leave half a save behind.
         payloads = [(update.seq, encode_update(update)) for update in updates]
         self._runs[record.id] = replace(_Run.of(record), journal=run.journal, seqs=run.seqs)
         for seq, payload in payloads:
+            run.append(seq, payload)
+
+    async def append(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate]) -> None:
+        """Keep these updates, and their position. Raises RunUnknown, and Fenced for an older epoch."""
+        run = self._own(record)
+        for seq, payload in [(update.seq, encode_update(update)) for update in updates]:
             run.append(seq, payload)
 
     async def load(self, run_id: str) -> RunRecord:
@@ -151,6 +157,14 @@ class MemoryStore:
             raise _refusals.readonly()
 
         return runs
+
+    def _own(self, record: RunRecord) -> _Run:
+        self._writable()
+        run = self._run(record.id)
+        if record.epoch < run.head.epoch:
+            raise _refusals.fenced(record.id, record.epoch, run.head.epoch)
+
+        return run
 
     def _run(self, run_id: str) -> _Run:
         run = self._readable().get(run_id)

@@ -96,6 +96,12 @@ class SQLiteStore:
         journal = [(update.seq, encode_update(update)) for update in updates]
         await self._writer().write(lambda file: work.save(file, row, journal))
 
+    async def append(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate]) -> None:
+        """Commit these updates, and their position. Raises RunUnknown, and Fenced for an older epoch."""
+        run_id, epoch = record.id, record.epoch
+        journal = [(update.seq, encode_update(update)) for update in updates]
+        await self._writer().write(lambda file: work.append(file, run_id, epoch, journal))
+
     async def load(self, run_id: str) -> RunRecord:
         """The run's record as it is now. Raises RunUnknown."""
         return await self._reader().read(lambda file: work.load(file, run_id))

@@ -142,6 +142,48 @@ class StoreConformance:
             await store.create(make_record())
             assert not await store.read("run_1")
 
+    async def test_updates_that_are_appended_take_the_record_along(self, new_store: NewStore) -> None:
+        async with opened(new_store()) as store:
+            record, updates = make_record(), make_updates(1, 3)
+            await store.create(record)
+            await store.save(record, updates[:1])
+            await store.append(record, updates[1:])
+            assert await store.read("run_1") == updates
+            for found in (await store.load("run_1"), *await store.list(), await store.acquire("run_1")):
+                assert found.position == updates[-1].position
+
+    async def test_what_is_appended_is_there_after_reopening(self, new_store: NewStore) -> None:
+        self._needs_reopening()
+        async with opened(new_store()) as store:
+            await store.create(make_record())
+            await store.append(make_record(), make_updates(1, 2))
+
+        async with opened(new_store()) as store:
+            assert (await store.load("run_1")).position == make_updates(1, 2)[-1].position
+
+    async def test_a_saved_position_stands_unless_an_update_is_later(self, new_store: NewStore) -> None:
+        async with opened(new_store()) as store:
+            record = make_record()
+            await store.create(record)
+            await store.append(record, make_updates(1, 2))
+            record.position = Position(seq=2, cursor=None, chars=9, digest=8, before=9, before_digest=8)
+            await store.save(record)
+            assert (await store.load("run_1")).position == record.position
+
+    async def test_appending_by_an_older_epoch_or_to_an_unknown_run_is_refused(self, new_store: NewStore) -> None:
+        async with opened(new_store()) as store:
+            old = make_record()
+            await store.create(old)
+            new = await store.acquire("run_1")
+            with pytest.raises(Fenced):
+                await store.append(old, make_updates(1, 1))
+
+            await store.append(new, make_updates(1, 1))
+            with pytest.raises(RunUnknown):
+                await store.append(make_record("run_2"), make_updates(1, 1))
+
+            assert await store.read("run_1") == make_updates(1, 1)
+
     # Rule 3: fenced.
 
     async def test_each_acquire_raises_the_epoch_by_one(self, new_store: NewStore) -> None:
@@ -266,15 +308,16 @@ class StoreConformance:
 
     async def test_a_readonly_store_reads_and_refuses_every_write(self, new_store: NewStore) -> None:
         async with opened(new_store()) as store:
-            await store.create(make_record())
-            await store.save(make_record(), make_updates(1, 2))
+            record = make_record(position=make_updates(1, 2)[-1].position)
+            await store.create(record)
+            await store.save(record, make_updates(1, 2))
 
         async with opened(new_store(), readonly=True) as store:
             for write in _writes(store):
                 with pytest.raises(StoreError, match="read-only"):
                     await write
 
-            assert await store.list() == [make_record()]
+            assert await store.list() == [record]
             assert await store.read("run_1") == make_updates(1, 2)
 
     async def test_a_reader_beside_the_owner_sees_what_is_committed(self, new_store: NewStore) -> None:
@@ -298,24 +341,26 @@ class StoreConformance:
     # Rule 7: no aliasing.
 
     async def test_what_was_stored_is_not_the_callers(self, new_store: NewStore) -> None:
-        record, updates = make_record(metadata={"tags": ["a"]}), make_updates(1, 1)
+        updates = make_updates(1, 1)
+        record = make_record(metadata={"tags": ["a"]}, position=updates[0].position)
         async with opened(new_store()) as store:
             await store.create(record)
             await store.save(record, updates)
             record.metadata["tags"].append("b")
             record.status = RunStatus.FAILED
             updates[0].text = "changed"
-            assert await store.load("run_1") == make_record(metadata={"tags": ["a"]})
+            kept = make_record(metadata={"tags": ["a"]}, position=make_updates(1, 1)[0].position)
+            assert await store.load("run_1") == kept
             assert await store.read("run_1") == make_updates(1, 1)
 
     async def test_what_is_read_is_the_callers_own(self, new_store: NewStore) -> None:
         async with opened(new_store()) as store:
             await store.create(make_record(metadata={"tags": ["a"]}))
-            await store.save(make_record(metadata={"tags": ["a"]}), make_updates(1, 1))
+            await store.append(make_record(), make_updates(1, 1))
             mine, (update,) = await store.load("run_1"), await store.read("run_1")
             mine.metadata["tags"].append("b")
             update.text = "changed"
-            assert await store.list() == [make_record(metadata={"tags": ["a"]})]
+            assert (await store.load("run_1")).metadata == {"tags": ["a"]}
             assert await store.read("run_1") == make_updates(1, 1)
 
     async def test_a_record_that_changes_while_it_is_written_is_stored_as_it_was(self, new_store: NewStore) -> None:
@@ -427,6 +472,7 @@ def _writes(store: Store) -> Sequence[Any]:
         store.create(make_record("run_2")),
         store.acquire("run_1"),
         store.save(make_record()),
+        store.append(make_record(), make_updates(1, 1)),
         store.delete("run_1"),
         store.purge(before=1.0),
     ]
