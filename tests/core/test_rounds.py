@@ -817,3 +817,25 @@ def test_the_next_round_is_sent_from_where_the_store_stands() -> None:
     shell.feed(StartFailed(DOWN))
     assert shell.stored.position == shell.run.assembly.position
     assert (shell.stored.position.chars, shell.stored.position.before) == (5, 0)
+
+
+def test_who_comes_with_a_token_of_an_earlier_round_gets_what_was_missed_and_goes_on_in_the_present_one() -> None:
+    here = second_round()
+    token = here.journal[2].continuation_token  # within round one, after its text
+    assert token is not None
+    known = replace(record(stream=True, ref=token.ref), request=None, position=token.position)
+    there = Shell(known)
+    (commit,) = there.run.catch_up(here.run.record.rounds, here.run.record.ref)
+    assert isinstance(commit, Commit)
+    assert (there.run.record.ref, there.run.assembly.position.before) == (REFS[1], 5)
+    tokens = [update.continuation_token for update in commit.updates]
+    assert [(each.ref, each.streamed) for each in tokens if each] == [(REFS[0], False)] * len(tokens)
+    (attach, _) = there.run.begin(T0)
+    assert attach == Attach(None)
+    begun = replace(event(STATUS, 0), snapshot=snapshot(ref=REFS[1]))
+    (first, _) = there.run.feed(Streamed([begun, event(TEXT, 1, "Two.", index=0)]), T0)
+    (end, _) = there.run.feed(Streamed([replace(event(END, 2), snapshot=done("Two.", REFS[1]))]), T0)
+    assert isinstance(first, Commit)
+    assert isinstance(end, Commit)
+    assert "".join(update.text for update in (*first.updates, *end.updates)) == "Two."
+    assert there.run.response.text == "One. Two."
