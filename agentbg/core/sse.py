@@ -32,22 +32,34 @@ class EventDecoder:
 
         Raises ValueError when a single event exceeds MAX_EVENT_BYTES.
         """
-        edge = self._edge + chunk
-        self._held.append(chunk)
         blocks: list[bytes] = []
-        if _BOUNDARY.search(edge):  # looked for in what is new only: a large event comes in many chunks
-            blocks = _BOUNDARY.split(b"".join(self._held))
-            edge = blocks.pop()
-            self._held, self._size = [edge], 0
+        edge = self._edge + chunk
+        if _ends_event(edge):  # looked for in what is new only: a large event comes in many chunks
+            blocks = _blocks(b"".join([*self._held, chunk]))
+            edge = chunk = blocks.pop()
+            self._held, self._size = [], 0
 
+        self._held.append(chunk)
+        self._size += len(chunk)
         self._edge = edge[-3:]
-        self._size += len(self._held[-1])
         if self._size > MAX_EVENT_BYTES:
             raise ValueError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
 
         return [_data(block) for block in blocks if block]
 
 
+# Nearly every stream ends its lines with \n alone, for which `bytes` has methods ten times as fast as a pattern.
+
+
+def _ends_event(text: bytes) -> bool:
+    return b"\n\n" in text or (b"\r" in text and _BOUNDARY.search(text) is not None)
+
+
+def _blocks(text: bytes) -> list[bytes]:
+    return _BOUNDARY.split(text) if b"\r" in text else text.split(b"\n\n")
+
+
 def _data(block: bytes) -> bytes:
-    lines = _LINES.split(block.removeprefix(_BYTE_ORDER_MARK))
+    lines = _LINES.split(block) if b"\r" in block else block.split(b"\n")
+    lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
     return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])

@@ -176,7 +176,7 @@ def _index(event: JSON) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if type(value) is int else None  # no bool, which is an int, too
 
 
 def _word(value: Any) -> str:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,24 +91,28 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder.feed(b"x" * 60)
 
 
-def test_a_large_event_is_searched_once() -> None:
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_large_event_is_searched_once(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     searched = 0
 
-    class Counting:
-        def search(self, text: bytes) -> object:
+    def counting(search: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        def counted(text: bytes) -> object:
             nonlocal searched
             searched += len(text)
-            return boundary.search(text)
+            return search(text)
 
-        def split(self, text: bytes) -> list[bytes]:
-            nonlocal searched
-            searched += len(text)
-            return boundary.split(text)
+        return counted
 
-    boundary = sse._BOUNDARY
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sse, "_BOUNDARY", Counting())
-        event = b"data: " + b"x" * 100_000 + b"\n\n"
-        assert len(decode(*(event[at : at + 1000] for at in range(0, len(event), 1000)))) == 1
+    for name in ("_ends_event", "_blocks"):
+        monkeypatch.setattr(sse, name, counting(getattr(sse, name)))
 
-    assert searched < 3 * len(event)
+    event = b"data: " + b"x" * 100_000 + end + end
+    assert len(decode(*(event[at : at + 1000] for at in range(0, len(event), 1000)))) == 1
+    assert len(event) < searched < 3 * len(event)
+
+
+@given(streams, st.data())
+def test_a_stream_of_newlines_alone_is_read_as_one_with_returns(stream: bytes, data: st.DataObject) -> None:
+    stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    cut = data.draw(st.integers(0, len(stream)))
+    assert decode(stream[:cut], stream[cut:]) == decode(stream.replace(b"\n", b"\r\n"))
