@@ -22,7 +22,14 @@ from ..errors import (
 
 # By name, since a caller's own http client may be of httpx2, httpx, or aiohttp.
 _NEVER_SENT = frozenset(
-    {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ClientConnectorError"}
+    {
+        "ConnectError",
+        "ConnectTimeout",
+        "PoolTimeout",
+        "UnsupportedProtocol",
+        "ClientConnectorError",
+        "ConnectionTimeoutError",
+    }
 )
 _TRANSIENT = frozenset({408, 409, 425, 429})
 
@@ -49,7 +56,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
 
-    value = headers.get("retry-after", "")
+    value = headers.get("retry-after")
+    if not value:
+        return None
+
     return _seconds_until(value, headers.get("date", "")) if (seconds := _number(value)) is None else seconds
 
 
@@ -73,8 +83,11 @@ def _timestamp(date: str) -> float | None:
 
 
 def _number(value: str | None) -> float | None:
+    if not value:
+        return None
+
     try:
-        number = float(value or "")
+        number = float(value)
     except ValueError:
         return None
 

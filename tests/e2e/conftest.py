@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from agentbg.providers import _lean_wire
 from agentbg.testing.server import ResponsesServer
 from tests.peers.conftest import azure_url as azure_url
 
@@ -28,6 +29,13 @@ def warm() -> Iterator[None]:
     asyncio.run(call())
     yield
     patch.undo()
+
+
+@pytest.fixture(params=["lean", "sdk"])
+def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to the service: as a client of settings alone goes, and as any other."""
+    if request.param == "sdk":
+        monkeypatch.setattr(_lean_wire, "plain_http", lambda _: None)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from agentbg.testing.server.wire import frame
 
 from .helpers import POLL, STREAM, agent_of, background, bounded, check
 
+pytestmark = pytest.mark.usefixtures("wire")
+
 STORY = Script.story(291)
 EVENTS = 300
 HOWS: tuple[How, ...] = ("clean", "fin", "rst")

@@ -64,6 +64,8 @@ from agentbg.testing.server import (
 
 from .helpers import POLL, RESTLESS, STREAM, agent_of, background, bounded, check, joined
 
+pytestmark = pytest.mark.usefixtures("wire")
+
 STORY = Script.story(40)
 EVENTS = 49
 

@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 import httpx
+import pytest
 import respx
 
 from agentbg.core.model import JSON, RunRef, StartRequest, StreamEvent
 
-BASE = "https://api.test/v1"
+ON_THE_SDK = pytest.mark.parametrize("api", ["sdk"], indirect=True)
+"""For a test of what only respx can do: stand in for the SDK's transport."""
+BASE = "http://api.test/v1"
 QUESTION = StartRequest([{"type": "message", "role": "user", "content": "Why?"}])
 REF = RunRef("openai", "elsewhere", {"response": "resp_1"})
 QUEUED: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "queued", "output": []}

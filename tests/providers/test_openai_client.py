@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 import respx
-from openai_wire import BASE, COMPLETED, QUESTION, QUEUED, REF, gather, ok, sse
+from openai_wire import BASE, COMPLETED, ON_THE_SDK, QUESTION, QUEUED, REF, gather, ok, sse
 
 from agentbg.errors import AuthenticationFailed, ServiceUnavailable, UsageError
 from agentbg.providers import OpenAIResponses
@@ -160,6 +160,7 @@ async def test_key_and_address_are_taken_from_the_environment(monkeypatch: pytes
     await provider.aclose()
 
 
+@ON_THE_SDK
 async def test_a_poll_is_bounded_by_the_providers_time_out_and_a_start_by_the_clients(api: respx.MockRouter):
     provider = OpenAIResponses("gpt-5", api_key="key", base_url=BASE, timeout=7.0)
     route = api.route().mock(ok())
@@ -178,7 +179,8 @@ def endpoint(base_url: str) -> str:
 
 
 async def test_one_address_has_one_fingerprint_however_it_is_written():
-    same = [BASE, BASE + "/", "https://API.test/v1", "https://user:secret@api.test/v1", "https://api.test:443/v1"]
+    base = "https://api.test/v1"
+    same = [base, base + "/", "https://API.test/v1", "https://user:secret@api.test/v1", "https://api.test:443/v1"]
     assert len({endpoint(url) for url in same}) == 1
     for other in (
         "http://api.test/v1",
