@@ -12,11 +12,23 @@ NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 WAIT = 120  # seconds; with a real model on a busy machine the longest takes half of it
 
 
-async def run_example(base_url: str, folder: Path, name: str, *arguments: str, **environment: str | None) -> str:
+async def run_example(
+    base_url: str, folder: Path, name: str, *arguments: str, said: str = "", **environment: str | None
+) -> str:
     """What an example prints with the service at `base_url`. It must end well, and complain of nothing.
 
-    `environment` is beside the usual; None takes a variable away.
+    `said` is what its user types. `environment` is beside the usual; None takes a variable away.
     """
+    process = await start_example(base_url, folder, name, *arguments, **environment)
+    out, err = await asyncio.wait_for(process.communicate(said.encode()), WAIT)
+    assert (process.returncode, err.decode()) == (0, "")
+    return out.decode()
+
+
+async def start_example(
+    base_url: str, folder: Path, name: str, *arguments: str, **environment: str | None
+) -> asyncio.subprocess.Process:
+    """An example under way."""
     wanted = {
         **os.environ,
         "OPENAI_BASE_URL": base_url,
@@ -29,15 +41,13 @@ async def run_example(base_url: str, folder: Path, name: str, *arguments: str, *
         "PYTHONWARNINGS": "error",  # also of what was left open
         **environment,
     }
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         EXAMPLES / name,
         *arguments,
         cwd=folder,
         env={key: value for key, value in wanted.items() if value is not None},
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), WAIT)
-    assert (process.returncode, err.decode()) == (0, "")
-    return out.decode()

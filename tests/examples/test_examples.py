@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
-from example_runs import EXAMPLES, NAMES, run_example
+from example_runs import EXAMPLES, NAMES, WAIT, run_example, start_example
 
 from agentbg import ContinuationToken
-from agentbg.testing.server import CutAfterEvent, ResponsesServer, Script, Status, TooOld
+from agentbg.testing.server import CutAfterEvent, ResponsesServer, Script, Status, TooOld, Turns, answers
 from agentbg.testing.server.wire import JSON, input_text
 
 JOKE = "Why are pirates called pirates? Because they arrr."
 
 
-async def run(server: ResponsesServer, folder: Path, name: str, *arguments: str, **environment: str | None) -> str:
+async def run(
+    server: ResponsesServer, folder: Path, name: str, *arguments: str, said: str = "", **environment: str | None
+) -> str:
     """What an example prints with this server. It must end well, and complain of nothing."""
-    return await run_example(server.base_url, folder, name, *arguments, **environment)
+    return await run_example(server.base_url, folder, name, *arguments, said=said, **environment)
 
 
 async def test_poll_prints_the_answer(tmp_path: Path):
@@ -144,6 +147,43 @@ async def test_an_agent_of_agent_framework_calls_its_tool_and_prints_the_answer(
         sent = [request.json["input"] for request in server.requests if request.json]
         assert len(sent) == 2
         assert "5 Beaufort, from the west" in sent[1][-1]["output"]
+
+
+def clerk() -> Turns:
+    """A model that looks the order up, asks for the refund, and says what it is told of it."""
+    return Turns(
+        [
+            Script.call("look_up", {"order": 17}),
+            Script.call("refund", {"order": 17}, "call_refund"),
+            lambda request: Script.text(answers(request)["call_refund"]),
+        ]
+    )
+
+
+ALLOW = 'refund {"order": 17}: allow it? [y/N] '
+PAID = "Order 17 is paid back, with the reference call_refund.\n"
+UNPAID = "The user did not allow this call. Ask the customer for a photo first.\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"), [("y\n", PAID), ("n\n", UNPAID), ("", UNPAID)], ids=["yes", "no", "nobody"]
+)
+async def test_tools_with_approval_makes_the_call_only_when_it_is_allowed(tmp_path: Path, said: str, answer: str):
+    async with ResponsesServer(script=clerk(), faults=[Status(503, on="poll")]) as server:
+        assert await run(server, tmp_path, "tools_with_approval.py", said=said) == ALLOW + answer
+        assert server.count("create") == 3
+
+
+async def test_tools_with_approval_still_waits_after_it_was_killed_at_the_question(tmp_path: Path):
+    async with ResponsesServer(script=clerk()) as server:
+        process = await start_example(server.base_url, tmp_path, "tools_with_approval.py")
+        assert process.stdout is not None
+        assert (await asyncio.wait_for(process.stdout.readexactly(len(ALLOW)), WAIT)).decode() == ALLOW
+        process.kill()
+        await process.communicate()
+
+        assert await run(server, tmp_path, "tools_with_approval.py", said="y\n") == ALLOW + PAID
+        assert server.count("create") == 3
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -79,7 +79,7 @@ async def test_every_example_runs_against_the_local_service(service: str, tmp_pa
     if name == "across_processes.py":
         await runs_across_processes(service, tmp_path)
     else:
-        said = await run_example(service, tmp_path, name)
+        said = await run_example(service, tmp_path, name, said="y\n" * 9)
         assert said.strip()
         assert "No report" not in said
 
