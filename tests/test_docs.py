@@ -23,7 +23,15 @@ import pytest
 import agentbg.stores
 from agentbg import Agent
 from agentbg.testing.clock import VirtualTimeLoop, announced
-from agentbg.testing.server import CutAfterEvent, ResponsesServer, Script, Status
+from agentbg.testing.server import (
+    CutAfterEvent,
+    FunctionCall,
+    McpApprovalRequest,
+    ResponsesServer,
+    Script,
+    Status,
+    answers,
+)
 from agentbg.testing.server.wire import JSON, input_text
 
 ROOT = Path(__file__).parents[1]
@@ -87,9 +95,21 @@ def read(text: str, page: str = "page.md") -> list[Block]:
     return blocks
 
 
+CALL = re.compile(r"(call|mcp) (\w+) (\{.*?\})")
+
+
 def service(request: JSON) -> Script:
-    """What the pages' service answers."""
-    question = input_text(request)
+    """What the pages' service answers. It makes the calls that are spelled out in what it reads, be that a question or
+    an output; any other output it says back."""
+    told = [*answers(request).values()]
+    question = "\n".join(map(heard, told)) if told else input_text(request)
+    if calls := CALL.findall(question):
+        kinds = {"call": FunctionCall, "mcp": McpApprovalRequest}
+        return Script.of(*(kinds[kind](*call) for kind, *call in calls)).lasting(running=3)
+
+    if told:
+        return Script.text(question).lasting(running=3)
+
     if "weather" in question:
         return Script.text("Windy, with showers.").lasting(queued=0.5, running=5)
 
@@ -106,6 +126,14 @@ def service(request: JSON) -> Script:
         return Script.call("look_up", {}).lasting(running=3)
 
     return Script.story(deltas=40).lasting(queued=0.2, delay=0.01)
+
+
+def heard(answer: Any) -> str:
+    """An answer as the model of the pages reads it."""
+    if isinstance(answer, bool):
+        return "Allowed." if answer else "Not allowed."
+
+    return answer if isinstance(answer, str) else " ".join(part.get("text", f"[{part['type']}]") for part in answer)
 
 
 @pytest.fixture
