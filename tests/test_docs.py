@@ -122,6 +122,9 @@ def service(request: JSON) -> Script:
     if "by nothing" in question:
         return Script.failed("server_error", "Nothing is too small to divide by.").lasting(running=3)
 
+    if "refund" in question:
+        return Script.call("refund", {"order": 17}).lasting(running=3)
+
     if "Look up" in question:
         return Script.call("look_up", {}).lasting(running=3)
 
@@ -179,7 +182,8 @@ def test_the_readme_runs_against_a_server_that_breaks(reader: None, monkeypatch:
     assert printed.startswith(story), "every update once"
     assert printed.endswith(f"{story}\n"), "the result"
     assert re.findall(r"run_\w+ (\w+)", printed).count("cancelled") == 1
-    assert (server.count("create"), server.count("cancel")) == (4, 1)
+    assert printed.count("Order 17 is paid back.") == 1
+    assert (server.count("create"), server.count("cancel")) == (6, 1)
 
 
 def fenced(*blocks: str) -> str:
