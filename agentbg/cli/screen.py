@@ -92,6 +92,9 @@ class Screen:
             why = f": {response.error.code}: {response.error.message}" if response.error else "."
             self.note(f"Run {run.id} {_ENDS[response.status]}{why}")
 
+        for request in response.requests:
+            self.note(f"- {request.kind} {request.id}: {request.name} {request.arguments}".rstrip())
+
     def started(self, run: Watched) -> None:
         """The run was started, and is left alone."""
         self.line(response_as_json(run.id, run.response) if self._json else run.id)
@@ -229,6 +232,7 @@ def response_as_json(run_id: str, response: AgentRunResponse[Any]) -> dict[str, 
         }
         if usage
         else None,
+        "requests": _requests(response),
         "response_id": response.response_id,
         "token": str(token) if token else None,
     }
@@ -241,8 +245,16 @@ def update_as_json(update: AgentRunResponseUpdate) -> dict[str, Any]:
         error = update.response.error
         line["status"] = update.response.status
         line["error"] = {"code": error.code, "message": error.message} if error else None
+        line["requests"] = _requests(update.response)
 
     return line
+
+
+def _requests(response: AgentRunResponse[Any]) -> list[dict[str, str]]:
+    return [
+        {"id": request.id, "kind": request.kind, "name": request.name, "arguments": request.arguments}
+        for request in response.requests
+    ]
 
 
 def _activity(update: AgentRunResponseUpdate) -> str:

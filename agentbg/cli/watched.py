@@ -2,9 +2,10 @@
 
 Three ways lead to a run, and all look alike from here:
 
-- it has ended: the store is read, which is possible beside any owner;
+- it has ended, or waits for its user: the store is read, which is possible beside any owner;
 - it is live, and nobody owns the store: this process does, takes up this run and no other, and keeps what it learns;
-- it is live, and another process owns the store: it is followed by its continuation token, and nothing is written.
+- it is live, and another process owns the store, or is alone in having the functions that the run may call: it is
+  followed by its continuation token, and nothing is written.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any, Protocol
 from ..agent import Agent
 from ..core.record import RunRecord
 from ..core.response import AgentRunResponse, build_response
+from ..core.rounds import said
 from ..core.status import RunStatus
 from ..core.token import ContinuationToken
-from ..core.update import AgentRunResponseUpdate, UpdateType
+from ..core.update import AgentRunResponseUpdate
 from ..errors import StoreInUse, SubmitUnknown
 from ..options import AgentRunOptions
 from ..runtime import AgentRuntime
@@ -70,20 +72,30 @@ async def reading(path: Path) -> AsyncGenerator[Store]:
 
 
 @asynccontextmanager
-async def watching(path: Path, run_id: str) -> AsyncGenerator[Watched]:
-    """The run of that id, by the way that is open. Raises RunUnknown, StoreError, ProviderError."""
+async def watching(path: Path, run_id: str, *, to_cancel: bool = False) -> AsyncGenerator[Watched]:
+    """The run of that id, by the way that is open. One that waits for its user is taken up only to be cancelled.
+
+    Raises RunUnknown, StoreError, ProviderError.
+    """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(reading(path))
         record = await store.load(run_id)
-        if not record.status.live:
+        if record.status.terminal or not (record.status.live or to_cancel):
             yield StoredRun(store, record)
             return
 
         token = _token(record)
         agent = await stack.enter_async_context(AgentSpec.of(record).make_agent())
+        if _calls_functions(record) and not to_cancel:
+            yield BorrowedRun(store, record, agent, token)
+            return
+
         try:
             runtime = await stack.enter_async_context(AgentRuntime(SQLiteStore(path)))
         except StoreInUse:
+            if not record.status.live:  # nothing at the service could be cancelled: it waits in the store
+                raise
+
             run: Watched = BorrowedRun(store, record, agent, token)
         else:
             run = await runtime.resume(token, agent=agent)
@@ -109,8 +121,9 @@ class StoredRun:
         return self._record.status
 
     async def _updates(self, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+        last = self._record.position.seq
         async for update in _journal(self._store, self.id, after):
-            yield replace(update, response=self.response) if update.type is UpdateType.END else update
+            yield replace(update, response=self.response) if update.seq == last else update
 
 
 class BorrowedRun:
@@ -121,6 +134,7 @@ class BorrowedRun:
         self.id = record.id
         self.token = token
         self.response = _response(record, token)
+        self._said = said(each for each in record.rounds if each.sent)
 
     def stream(self, *, after: int = 0) -> ResumableStream:
         """The journal as far as it went, then what the service says."""
@@ -141,7 +155,10 @@ class BorrowedRun:
         async with self._agent.run_streaming(thread=self._agent.get_new_thread(), options=options) as updates:
             async for update in updates:
                 self.token = update.continuation_token or self.token
-                self.response = update.response or self.response
+                if update.response is not None:
+                    self.response = replace(update.response, text=self._said + update.response.text)
+                    update = replace(update, response=self.response)
+
                 if update.seq > after:
                     yield update
 
@@ -173,9 +190,13 @@ def _token(record: RunRecord) -> ContinuationToken:
     return ContinuationToken(record.ref, record.position, record.created_at, record.stream and not record.refused)
 
 
+def _calls_functions(record: RunRecord) -> bool:
+    return record.request is not None and any(tool.get("type") == "function" for tool in record.request.tools)
+
+
 def _response(record: RunRecord, token: ContinuationToken | None) -> AgentRunResponse[str]:
     if record.snapshot is not None:
-        return build_response(record.snapshot, token)
+        return build_response(record.snapshot, token, rounds=record.rounds)
 
     return AgentRunResponse(record.status, "", (), token, record.ref.id if record.ref else None)
 

@@ -80,7 +80,7 @@ async def take_up(store: Path, run_id: str, screen: Screen, *, after: int = 0, t
 
 async def cancel(store: Path, run_id: str, reason: str | None, screen: Screen) -> Exit:
     """Cancel a stored run, and wait for the truth of it."""
-    async with watching(store, run_id) as run:
+    async with watching(store, run_id, to_cancel=True) as run:
         await run.cancel(reason)
         done = await _wait(run, _ignore, timeout=CANCEL_PATIENCE)
         screen.cancelled(run)

@@ -14,7 +14,7 @@ from contextlib import closing
 
 import pytest
 
-from agentbg import __version__
+from agentbg import Agent, AgentRuntime, __version__, tool
 from agentbg.cli.agents import AgentSpec
 from agentbg.cli.exits import Exit
 from agentbg.core.model import RunRef
@@ -22,7 +22,16 @@ from agentbg.core.record import RunRecord
 from agentbg.core.status import RunStatus
 from agentbg.providers import OpenAIResponses
 from agentbg.stores import SQLiteStore
-from agentbg.testing.server import CutAfterEvent, DropStart, McpApprovalRequest, Renumber, Script
+from agentbg.testing.server import (
+    CutAfterEvent,
+    DropStart,
+    FunctionCall,
+    McpApprovalRequest,
+    Message,
+    Renumber,
+    Script,
+    Turns,
+)
 
 from .conftest import KEY
 
@@ -363,6 +372,28 @@ class TestSecrets:
         assert store.parent.stat().st_mode & 0o077 == 0
 
 
+ASKS = Script.of(Message("A moment."), FunctionCall("refund", '{"order": 17}', "call_1"))
+
+
+@tool(requires_approval=True)
+def refund(order: int) -> str:
+    return f"Order {order} is paid back."
+
+
+async def leave(store, status, run_id=None):
+    """A program with a tool of its own drives a run until it waits, or to its end, or not at all; its id."""
+    store.parent.mkdir(exist_ok=True)
+    async with (
+        Agent(OpenAIResponses("gpt-test"), name="clerk", tools=[refund]) as agent,
+        AgentRuntime(SQLiteStore(store), agents=[agent]) as runtime,
+    ):
+        handle = await (runtime.get(run_id) if run_id else runtime.submit(agent, "Order 17 came torn."))
+        while status is not None and await handle.wait() != status:
+            await handle.respond(*[request.approve() for request in handle.response.requests])
+
+        return handle.id
+
+
 class TestForeign:
     def test_a_run_of_another_program_is_taken_up_at_the_service_of_the_environment(self, serve, cli, store):
         server = serve(Script.text("Hello."))
@@ -376,6 +407,47 @@ class TestForeign:
         put(store, record)
         assert cli("result", "run_of_a_backend").stdout == "Hello.\n"
         assert server.count("create") == 1
+
+    def test_a_run_that_waits_says_what_for_and_what_it_has_said(self, serve, cli, store):
+        serve(ASKS)
+        run_id = asyncio.run(leave(store, "input_required"))
+        result = cli("result", run_id)
+        assert (result.exit_code, result.stdout) == (Exit.INPUT_REQUIRED, "A moment.\n")
+        assert result.stderr.splitlines() == [
+            f"Run {run_id} waits for its user.",
+            '- approval call_1: refund {"order": 17}',
+        ]
+        asked = {"id": "call_1", "kind": "approval", "name": "refund", "arguments": '{"order": 17}'}
+        assert cli.json("result", run_id)["requests"] == [asked]
+        *_, last = cli.lines("watch", run_id)
+        assert (last["type"], last["status"], last["requests"]) == ("waiting", "input_required", [asked])
+        assert [run["status"] for run in cli.lines("list", "--status", "input_required")] == ["input_required"]
+
+    def test_a_run_that_waits_can_be_cancelled_unless_another_process_owns_it(self, serve, cli, store):
+        server = serve(ASKS)
+        run_id = asyncio.run(leave(store, "input_required"))
+        with owned(store):
+            assert cli("cancel", run_id).exit_code == Exit.STORE
+
+        assert cli("cancel", run_id).stdout == "cancelled\n"
+        assert cli("result", run_id).exit_code == Exit.CANCELLED
+        assert server.count("cancel") == 0, "there is nothing at the service"
+
+    def test_the_text_of_all_rounds_is_there(self, serve, cli, store):
+        serve(Turns([ASKS, Script.text(" It is paid back.")]))
+        run_id = asyncio.run(leave(store, "completed"))
+        assert cli("result", run_id).stdout == "A moment. It is paid back.\n"
+        assert cli("watch", run_id).stdout == "A moment. It is paid back.\n"
+
+    def test_a_live_run_with_functions_is_left_to_its_program(self, serve, cli, store):
+        server = serve(Turns([ASKS.lasting(running=1.0), Script.text(" It is paid back.")]))
+        run_id = asyncio.run(leave(store, None))
+        before = dump(store)
+        assert cli("result", run_id).exit_code == Exit.INPUT_REQUIRED
+        assert dump(store) == before
+        assert asyncio.run(leave(store, "completed", run_id)) == run_id
+        assert cli("result", run_id).stdout == "A moment. It is paid back.\n"
+        assert server.count("create") == 2
 
     def test_a_run_at_another_service_is_not_asked_for_here(self, serve, cli, store, monkeypatch):
         record = stored(serve(), created_at=time.time())
