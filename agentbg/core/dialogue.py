@@ -34,11 +34,11 @@ from .update import AgentRunResponseUpdate, TokenIssuer
 
 def check_answers(record: RunRecord, answers: Sequence[Answer]) -> None:
     """Raise UsageError for answers that do not fit what the run waits for. None at all fit one that waits to be told
-    whether to send again what was decided before."""
-    if record.status is not RunStatus.INPUT_REQUIRED or not record.rounds:
+    whether to send again what was decided before. While some calls are being made, others may be answered."""
+    requests = {request.id: request for request in open_requests(record.rounds)}
+    if not requests and record.status is not RunStatus.INPUT_REQUIRED:
         raise UsageError(f"The run is {record.status}, and waits for no answer.")
 
-    requests = {request.id: request for request in open_requests(record.rounds)}
     if requests and not answers:
         raise UsageError(f"The run waits for answers to: {', '.join(requests)}. Pass at least one.")
 

@@ -71,7 +71,8 @@ class Moves:
         return [Detach()] if attached else []
 
     def _call(self, now: float) -> list[Command]:
-        return [*self._detach(now), *self._dialogue.invoke(), *self._wake(inf)]
+        calls = self._dialogue.invoke()
+        return [*self._detach(now), *calls, *self._wake(inf)] if calls else []
 
     def _send(self, now: float) -> list[Command]:
         """The next round counts as sent before it is: the commit that comes first says so."""

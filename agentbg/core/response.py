@@ -51,7 +51,7 @@ class AgentRunResponse(Generic[T]):
     raw_status: str = ""
     """The service's own word for the status."""
     requests: Sequence[InputRequest] = ()
-    """What a run that is INPUT_REQUIRED waits for; `handle.respond` takes the answers."""
+    """What the run waits for, or will when the calls that are being made are done; `handle.respond` takes the answers."""
     parse: Callable[[str], T] | None = field(default=None, repr=False, compare=False)
     said: int = field(default=0, repr=False, compare=False)
     """How many characters of `text` come before the last round of tools. A value is in what follows."""
@@ -98,7 +98,7 @@ def build_response(
         error=snapshot.error,
         raw=snapshot.raw,
         raw_status=snapshot.raw_status,
-        requests=open_requests(rounds) if snapshot.status is RunStatus.INPUT_REQUIRED else (),
+        requests=open_requests(rounds),
         parse=parse,
         said=len(before),
     )

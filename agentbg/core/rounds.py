@@ -155,7 +155,8 @@ def settle(call: Call, answer: JSON) -> JSON:
 
 def open_requests(rounds: Sequence[Round]) -> list[InputRequest]:
     """What the user is waited for."""
-    return [call.request for call in rounds[-1].calls if call.state is CallState.ASKED] if rounds else []
+    calls = rounds[-1].calls if rounds and not rounds[-1].sent else ()
+    return [call.request for call in calls if call.state is CallState.ASKED]
 
 
 def said(rounds: Iterable[Round]) -> str:

@@ -275,7 +275,8 @@ class Run:
         return [] if late else self._end(RunStatus.FAILED, TOOL_FAILED, seen.reason, now)
 
     def _on_answered(self, seen: Answered, now: float) -> list[Command]:
-        if self.phase is not Phase.WAITING or not self.dialogue.between:
+        asked = self.phase is Phase.WAITING or (self.phase is Phase.CALLING and seen.answers)
+        if not asked or not self.dialogue.between:
             return []
 
         self._last_change = now

@@ -153,6 +153,7 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
         S.FINISHED: (P.DONE, A.SETTLE),
     },
     P.CALLING: {
+        S.CALLS: (P.CALLING, A.CALL),
         S.ASKED: (P.WAITING, A.SETTLE),
         S.ANSWERED: (P.STARTING, A.SEND),
         S.FINISHED: (P.DONE, A.SETTLE),

@@ -266,9 +266,20 @@ def test_answers_may_come_one_by_one() -> None:
 def test_calls_that_are_ours_are_made_before_the_user_is_asked() -> None:
     shell = calling(LOOK, PAY)
     assert (shell.run.phase, shell.calls) == (Phase.CALLING, [CallState.RUNNING, CallState.ASKED])
-    assert shell.feed(Answered([Answer("c", approve=True)])) == []
     shell.feed(Invoked("a", "1"))
     assert (shell.run.phase, [request.id for request in shell.run.response.requests]) == (Phase.WAITING, ["c"])
+
+
+def test_while_a_call_is_made_another_may_be_allowed_and_is_made_beside_it() -> None:
+    shell = calling(LOOK, PAY, UNKNOWN)
+    pay, unknown = shell.run.response.requests
+    assert (pay.id, unknown.id) == ("c", "d")
+    assert shell.feed(Answered([pay.approve()])) == [Invoke(pay), WakeAt(T0 + 3600)]
+    assert shell.calls == [CallState.RUNNING, CallState.RUNNING, CallState.ASKED]
+    shell.feed(Answered([unknown.answer("3")]))
+    shell.feed(Invoked("a", "1"))
+    send = the_send(shell.feed(Invoked("c", "2")))
+    assert send.request.input == [output("a", "1"), output("c", "2"), output("d", "3")]
 
 
 def test_the_leave_that_a_service_wants_for_a_call_of_its_own_is_told_to_it() -> None:

@@ -428,7 +428,7 @@ class RunMachine(RuleBasedStateMachine):
         self.cancelling = None
         self.tell(CancelFailed())
 
-    @precondition(lambda self: self.run.phase is Phase.WAITING)
+    @precondition(lambda self: self.run.phase is Phase.WAITING or self.run.response.requests)
     @rule(data=st.data())
     def the_user_answers(self, data: st.DataObject) -> None:
         requests = self.run.response.requests
