@@ -116,8 +116,8 @@ class AgentRuntime:
 
         With `stream` the run is streamed from the start, and so can be streamed again after a cut. `deadline` is in
         seconds from now: a run that is not done by then expires. `options` are those of any run; a submitted run is a
-        background run always. `metadata` is yours, JSON-safe, kept in the store, and shown to tools. A `thread` takes one run
-        at a time: UsageError while its last one goes on.
+        background run always. `metadata` is yours, JSON-safe, kept in the store, and shown to tools. A `thread` takes
+        one run at a time: UsageError while its last one goes on.
 
         An intent is stored before the start is sent. Cancelling this call does not stop the start: the run is then in
         the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several

@@ -51,7 +51,7 @@ class AgentRunResponse(Generic[T]):
     raw_status: str = ""
     """The service's own word for the status."""
     requests: Sequence[InputRequest] = ()
-    """What the run waits for, or will when the calls that are being made are done; `handle.respond` takes the answers."""
+    """What the run waits for, or will when its calls are done; `handle.respond` takes the answers."""
     parse: Callable[[str], T] | None = field(default=None, repr=False, compare=False)
     said: int = field(default=0, repr=False, compare=False)
     """How many characters of `text` come before the last round of tools. A value is in what follows."""
