@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
@@ -25,6 +25,7 @@ from .core.record import RunRecord
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
 from .errors import PreviousRunNotFound, ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
+from .patience import Patience
 from .providers.base import Cap, Provider
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ class Calls:
 
     async def attach(self, ref: RunRef, after: Cursor | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
         """Stream from just after a cursor. The last observation is always that the connection ended, and how."""
-        async with aclosing(self._observed(self.provider.attach(ref, after=after), self.idle)) as observations:
+        async with aclosing(self._observed(self.provider.attach(ref, after=after))) as observations:
             async for seen in observations:
                 yield seen
 
@@ -122,7 +123,7 @@ class Calls:
         since = _now()
         for attempt in count(1):
             begun = False
-            async with aclosing(self._observed(self.provider.open(request, key=key), first=None)) as observations:
+            async with aclosing(self._observed(self.provider.open(request, key=key), starts=True)) as observations:
                 async for seen in observations:
                     if isinstance(seen, StreamEnded) and not begun:
                         break
@@ -137,25 +138,26 @@ class Calls:
                 yield _failed_start(error)
                 return
 
-    async def _observed(self, events: Events, first: float | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
-        """A connection's observations. `first` bounds the silence before the first, in seconds; None is no bound."""
-        allowed = first
+    async def _observed(self, events: Events, *, starts: bool = False) -> AsyncGenerator[Streamed | StreamEnded, None]:
+        """A connection's observations. Silence is bounded; that before the answer to a start is not."""
         error: ProviderError | None = None
         async with aclosing(events):
-            while True:
-                try:
-                    async with asyncio.timeout(allowed):
-                        batch = await _contained(anext(events))
-                except StopAsyncIteration:
-                    break
-                except TimeoutError:
-                    error = ServiceUnavailable(f"The stream was silent for {self.idle:g} s.")
-                    break
-                except ProviderError as raised:
-                    error = raised
-                    break
-                allowed = self.idle
-                yield Streamed(batch)
+            with closing(Patience(self.idle)) as patience:
+                bound = nullcontext() if starts else patience
+                while True:
+                    try:
+                        with bound:
+                            batch = await _contained(anext(events))
+                    except StopAsyncIteration:
+                        break
+                    except TimeoutError:
+                        error = ServiceUnavailable(f"The stream was silent for {self.idle:g} s.")
+                        break
+                    except ProviderError as raised:
+                        error = raised
+                        break
+                    bound = patience
+                    yield Streamed(batch)
 
         yield StreamEnded(error)
 

@@ -98,7 +98,7 @@ def remote_ids(record: RunRecord) -> list[str]:
 def encode_update(update: AgentRunResponseUpdate) -> bytes:
     """An update without its seq, response and issuer. Its position's seq is its own, and not written either."""
     at = update.position
-    fields = [update.type, update.text, at.cursor, at.chars, at.digest, at.items, update.raw]
+    fields = [_WORDS[update.type], update.text, at.cursor, at.chars, at.digest, at.items, update.raw]
     return _dump_fast([*fields, at.before, at.before_digest] if at.before else fields, "update")
 
 
@@ -146,6 +146,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
+_WORDS = {kind: kind.value for kind in UpdateType}  # an enum's own `value` is a slow property
 _KINDS = (RunRecord, RunRef, Position, StartRequest, Snapshot, RunErrorInfo, Usage, Round, Call, InputRequest)
 _DEFAULTS: Mapping[type[Any], Sequence[tuple[str, Any]]] = {
     kind: [(field.name, _default(field)) for field in fields(kind)] for kind in _KINDS
