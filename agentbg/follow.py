@@ -65,7 +65,7 @@ async def work(pilot: Pilot, commands: Sequence[Command]) -> None:
             for command in commands:
                 await pilot.do(command)
 
-            if not pilot.works:
+            if not pilot.works or pilot.run.phase is Phase.DONE:  # one call may end the run while others go on
                 return
 
             commands = pilot.tell(await pilot.observe())
