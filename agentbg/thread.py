@@ -68,7 +68,9 @@ class Turn:
         self.refs = [*self.refs, *(ref for ref in refs if ref is not None and ref not in self.refs)]
         self.ref, self.position = record.ref, record.position
         self.status = record.status if seen or not record.status.terminal else RunStatus.RUNNING
-        self.items = story(record.rounds, record.snapshot)
+        # Nothing goes on from calls that have no outputs at the service.
+        broken_off = self.status.terminal and record.rounds and record.ref in (None, record.rounds[-1].ref)
+        self.items = () if broken_off else story(record.rounds, record.snapshot)
         self.rounds = record.rounds if self.open else []
 
 
