@@ -211,7 +211,7 @@ class Agent(Generic[T]):
         if thread is not None and not answering:
             thread.require_idle()
 
-        kept = self._follow_up(thread) is not FollowUp.WHOLE
+        kept = self._follow_up(thread, options) is not FollowUp.WHOLE
         if thread is not None and thread.conversation is not None:
             extra.setdefault("conversation", thread.conversation)
 
@@ -225,12 +225,12 @@ class Agent(Generic[T]):
         require_json([request.input, request.tools, request.extra, request.metadata])
         return request
 
-    def tooling(self, thread: AgentThread | None = None) -> Tooling:
+    def tooling(self, thread: AgentThread | None = None, options: AgentRunOptions | None = None) -> Tooling:
         """What a run's machine is to know of this agent: its tools' rules, and how its runs go on."""
         rules = {tool.name: ToolRule(tool.requires_approval, tool.idempotent) for tool in self.tools.by_name.values()}
-        options = AgentRunOptions(allow_background_responses=True).over(self._options)
+        options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
         template = replace(self._template(options), input=thread.items if thread is not None else ())
-        return Tooling(rules, self.max_rounds, self._follow_up(thread), template)
+        return Tooling(rules, self.max_rounds, self._follow_up(thread, options), template)
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
         """A new record: of a run to be started by `request`, or of one that a token stands for."""
@@ -272,18 +272,20 @@ class Agent(Generic[T]):
             include=options.include,
         )
 
-    def _follow_up(self, thread: AgentThread | None) -> FollowUp:
+    def _follow_up(self, thread: AgentThread | None, options: AgentRunOptions) -> FollowUp:
         caps = self.provider.caps
         if Cap.RESPOND in caps:
             return FollowUp.SAME
 
-        kept = Cap.PREVIOUS in caps and not (thread is not None and thread.client_side)
+        kept = Cap.PREVIOUS in caps and options.extra.get("store") is not False
+        kept = kept and not (thread is not None and thread.client_side)
         return FollowUp.PREVIOUS if kept else FollowUp.WHOLE
 
     def _asking(self, input: Asked | None, thread: AgentThread | None, options: AgentRunOptions | None) -> Asking:
         """What a call is about. Raises UsageError and TokenError for one that cannot be right."""
         options = options or AgentRunOptions()
-        means = Means(self.calls(), self.tools, self.tooling(thread), self._poll, self._stream, self._clock, self.parse)
+        tooling = self.tooling(thread, options)
+        means = Means(self.calls(), self.tools, tooling, self._poll, self._stream, self._clock, self.parse)
         if options.allow_background_responses and thread is None:
             raise UsageError("A background run needs a thread to belong to: pass thread=agent.get_new_thread().")
 
