@@ -173,13 +173,15 @@ def story(rounds: Sequence[Round], last: Snapshot | None) -> list[JSON]:
 def follow_up(request: StartRequest, rounds: Sequence[Round], how: FollowUp) -> StartRequest:
     """The start of the next round: the answers, and everything else as it was.
 
-    A `tool_choice` that forces a call would force one in each round, without end: only the first has it.
+    A `tool_choice` that forces a call would force one in each round, without end: only the first has it. So with a
+    `previous_response_id` of the caller's own, which the round before stands for now.
     """
     extra = {name: value for name, value in request.extra.items() if name != "tool_choice" or value in ("auto", "none")}
     last = rounds[-1]
     if how is FollowUp.WHOLE:
         return replace(request, input=[*request.input, *story(rounds, None)], extra=extra)
 
+    extra.pop("previous_response_id", None)
     return replace(request, input=_answers(last), previous=last.ref, extra=extra)
 
 
