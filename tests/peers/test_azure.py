@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from agentbg import (
     Agent,
+    AgentRunOptions,
     AgentRunResponseUpdate,
     AgentRuntime,
     BackgroundHandle,
@@ -28,8 +30,8 @@ SOON = PollPolicy(initial=0.02, growth=0, faults=Backoff(initial=0.02))
 WAIT = 30  # seconds, never reached unless something is broken
 
 
-def agent_at(base_url: str) -> Agent[str]:
-    return Agent(OpenAIResponses("scripted", base_url=base_url, api_key="none"))
+def agent_at(base_url: str, **settings: Any) -> Agent[str]:
+    return Agent(OpenAIResponses("scripted", base_url=base_url, api_key="none"), **settings)
 
 
 def ask(**script: Any) -> str:
@@ -120,3 +122,78 @@ async def test_a_conversation_goes_on_from_the_run_before(azure_url: str) -> Non
 
     assert response.text == Script(deltas=3).text
     assert response.raw["previous_response_id"].startswith("caresp_")
+
+
+class Book:
+    """A tool, and what it was called with."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    async def look(self, number: int) -> str:
+        self.numbers.append(number)
+        return f"{number}! "
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tool_loop_makes_each_call_once(azure_url: str, stream: bool) -> None:
+    book = Book()
+    async with agent_at(azure_url, tools=[book.look]) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(rounds=3), stream=stream)
+        response = await handle.result(WAIT)
+        updates = await drain(handle)
+
+    assert response.text == "".join(update.text for update in updates) == "0! 1! 2! 3! 4! 5! "
+    assert sorted(book.numbers) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_tool_loop_that_is_cut_again_and_again_makes_each_call_once(azure_url: str) -> None:
+    """Within the arguments of a call, too: those of a round are some fifty events."""
+    book = Book()
+    cuts = [ResponseCut(events=7), ResponseCut(events=15, how="rst"), ResponseCut(bytes=2500), ResponseCut(events=3)] * 2
+    async with CuttingProxy(azure_url, cuts) as proxy, agent_at(proxy.base_url, tools=[book.look]) as agent:
+        async with runtime_of() as runtime:
+            updates = await drain(await runtime.submit(agent, ask(rounds=2), stream=True))
+
+        assert proxy.cuts_made == len(cuts)
+
+    assert "".join(update.text for update in updates) == "0! 1! 2! 3! "
+    assert [update.seq for update in updates] == list(range(1, len(updates) + 1))
+    assert sorted(book.numbers) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_thread_goes_on_after_a_tool_loop(azure_url: str, stream: bool) -> None:
+    book = Book()
+    async with agent_at(azure_url, tools=[book.look]) as agent, runtime_of() as runtime:
+        thread = agent.get_new_thread()
+        for _ in range(2):
+            handle = await runtime.submit(agent, ask(rounds=1), thread=thread, stream=stream)
+            assert (await handle.result(WAIT)).text == "0! 1! "
+
+        await (await runtime.submit(agent, ask(deltas=2), thread=thread)).result(WAIT)
+
+    assert len(book.numbers) == 4
+    assert [message.role for message in thread.messages] == ["user", "assistant"] * 3
+
+
+async def test_a_tool_loop_of_the_seeds_api_makes_each_call_once(azure_url: str) -> None:
+    book = Book()
+    async with agent_at(azure_url, tools=[book.look]) as agent:
+        thread, options = agent.get_new_thread(), AgentRunOptions(allow_background_responses=True)
+        response = await agent.run(ask(rounds=2), thread, options)
+        while (token := response.continuation_token) is not None:
+            await asyncio.sleep(0.02)
+            options.continuation_token = token
+            response = await agent.run(thread=thread, options=options)
+
+    assert response.text == "0! 1! 2! 3! "
+    assert sorted(book.numbers) == [0, 1, 2, 3]
+
+
+async def test_a_call_that_nobody_here_can_make_is_answered_by_the_user(azure_url: str) -> None:
+    async with agent_at(azure_url) as agent, runtime_of() as runtime:
+        handle = await runtime.submit(agent, ask(rounds=1))
+        assert await handle.wait(WAIT) is RunStatus.INPUT_REQUIRED
+        await handle.respond(*(request.answer(request.id) for request in handle.response.requests))
+        assert (await handle.result(WAIT)).text == "call_0call_1"
