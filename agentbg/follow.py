@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from .calls import Calls, raise_if_not_started
@@ -38,19 +39,23 @@ async def follow(pilot: Pilot, commands: Sequence[Command]) -> AsyncGenerator[Ag
     lost. Closing or cancelling it closes the connection, cancels calls under way, and leaves the run alive; so does an
     error.
     """
+    pilot.undone.extend(commands)
     try:
         while True:
-            for command in commands:
-                if isinstance(command, Commit):
-                    for update in command.updates:
-                        yield update
+            while pilot.undone:
+                command = pilot.undone.popleft()
+                updates = command.updates if isinstance(command, Commit) else ()
+                for update in updates[:-1]:
+                    yield update
 
                 await pilot.do(command)
+                for update in updates[-1:]:  # whoever is given the last one has seen all
+                    yield update
 
             if pilot.run.phase in (Phase.DONE, Phase.WAITING):
                 return
 
-            commands = pilot.tell(await pilot.observe())
+            pilot.undone.extend(pilot.tell(await pilot.observe()))
     finally:
         await pilot.close()
 
@@ -60,15 +65,16 @@ async def work(pilot: Pilot, commands: Sequence[Command]) -> None:
 
     Raises as `follow` does. Cancelling it cancels the calls under way.
     """
+    pilot.undone.extend(commands)
     try:
         while True:
-            for command in commands:
-                await pilot.do(command)
+            while pilot.undone:
+                await pilot.do(pilot.undone.popleft())
 
             if not pilot.works or pilot.run.phase is Phase.DONE:  # one call may end the run while others go on
                 return
 
-            commands = pilot.tell(await pilot.observe())
+            pilot.undone.extend(pilot.tell(await pilot.observe()))
     finally:
         await pilot.close()
 
@@ -80,6 +86,8 @@ class Pilot:
 
     def __init__(self, run: Run, calls: Calls, invoke: Invoking, clock: Clock, note: Callable[[bool], object]) -> None:
         self.run = run
+        self.undone: deque[Command] = deque()
+        """What the machine wants done, and takes for done."""
         self._calls, self._invoke, self._clock, self._note = calls, invoke, clock, note
         self._wake_at: float | None = None
         self._poll_now = False
@@ -159,15 +167,30 @@ class Pilot:
         return await self._take(done.pop())
 
     async def close(self) -> None:
-        """Close the stream, if one is open, and end what is under way."""
+        """Close the stream, if one is open, and end what is under way. What has come of it by now counts."""
         working, self._working = self._working, set()
         for task in working:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                self.undone.extend(self.run.feed(task.result(), self._clock.now()))
+                self._note(False)
+
             task.cancel()
 
+        self._forget()
         if working:
             await asyncio.wait(working)
 
         await self._hang_up()
+
+    def _forget(self) -> None:
+        """What was not begun never was."""
+        for command in self.undone:
+            if isinstance(command, Invoke):
+                self.run.dialogue.uninvoke(command.request.id)
+                self._note(False)
+            elif isinstance(command, Send):
+                self.run.dialogue.unsend()
+                self._note(False)
 
     async def _take(self, task: asyncio.Task[Observation]) -> Observation:
         self._working.discard(task)

@@ -139,6 +139,12 @@ class Dialogue:
         """The calls to make now."""
         return [Invoke(request) for request in begin_calls(self._record.rounds[-1])]
 
+    def uninvoke(self, call_id: str) -> None:
+        """A call that was to be made was not begun."""
+        call = self.running(call_id)
+        if call is not None:
+            call.state = CallState.READY
+
     def running(self, call_id: str) -> Call | None:
         """A call that is under way. Of any other, news is late."""
         return self._record.rounds[-1].find(call_id, CallState.RUNNING) if self.between else None
