@@ -108,7 +108,11 @@ class Run:
 
     def catch_up(self, missed: Sequence[Round], ref: RunRef | None) -> list[Command]:
         """A token is of an earlier round than the run has come to: what was missed since. Then comes `begin`."""
-        return [Commit(self._keep(self.dialogue.replay(missed, ref)))]
+        updates = self.dialogue.replay(missed, ref)
+        if self.phase is Phase.WAITING:
+            updates.append(self.assembly.wait(self.response))
+
+        return [Commit(self._keep(updates))]
 
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""
