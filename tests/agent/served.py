@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,11 +15,11 @@ from agentbg.testing.server.script import ScriptSource, echo
 
 @asynccontextmanager
 async def served(
-    script: ScriptSource = echo, *faults: Fault, output_type: Any = None, **settings: Any
+    script: ScriptSource = echo, *faults: Fault, output_type: Any = None, tools: Sequence[Any] = (), **settings: Any
 ) -> AsyncIterator[tuple[ResponsesServer, Agent[Any]]]:
     async with ResponsesServer(script=script, faults=faults, **settings) as server:
         provider = OpenAIResponses("gpt-5", api_key="key", base_url=server.base_url)
-        async with Agent(provider, output_type=output_type) as agent:
+        async with Agent(provider, tools=tools, output_type=output_type) as agent:
             yield server, agent
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ from agentbg import (
     UpdateType,
 )
 from agentbg.core.model import RunRef
-from agentbg.testing.server import CutAfterEvent, Script, Status, TooOld
+from agentbg.testing.server import CutAfterEvent, FunctionCall, Script, Status, TooOld, Turns
 
 TEXT = "Once upon a time there was a small robot"
 STORY = Script.text(TEXT, deltas=9)  # 18 events
@@ -261,6 +262,65 @@ def test_the_documented_bare_break_leaves_nothing_behind():
         runner.run(main())
 
     assert complaints == []
+
+
+CALLS = Turns(
+    [Script.of(FunctionCall("look", json.dumps({"at": "the sea"}), deltas=10)), Script.text("I have looked.")]
+)
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["the documented options", "background repeated"])
+async def test_a_poll_that_calls_a_function_returns_and_the_run_goes_on_in_the_background(repeated: bool):
+    looked: list[str] = []
+
+    def look(at: str) -> str:
+        looked.append(at)
+        return "waves"
+
+    script = Turns([CALLS.scripts[0], CALLS.scripts[1].lasting(running=3600.0)])
+    async with served(script, tools=[look]) as (server, agent):
+        thread = agent.get_new_thread()
+        response = await agent.run("Look", thread, background())
+        for _ in range(3):
+            options = background(response.continuation_token)
+            options.allow_background_responses = repeated
+            response = await agent.run(thread=thread, options=options)
+            assert response.status.live
+
+        assert [request.json["background"] for request in server.requests if request.method == "POST"] == [True, True]
+        server.run().finish()
+        response = await agent.run(thread=thread, options=background(response.continuation_token))
+        assert (response.text, looked) == ("I have looked.", ["the sea"])
+
+
+@pytest.mark.parametrize("way", ["break", "cut"])
+@pytest.mark.parametrize("place", [5, 8, 13])
+async def test_a_stream_that_breaks_in_a_calls_arguments_calls_the_function_once(place: int, way: str):
+    looked: list[str] = []
+
+    def look(at: str) -> str:
+        looked.append(at)
+        return "waves"
+
+    faults = [CutAfterEvent(place)] if way == "cut" else []
+    async with served(CALLS, *faults, tools=[look]) as (server, agent):
+        thread, options, seen = agent.get_new_thread(), background(), []
+        async with agent.run_streaming("Look", thread, options) as updates:
+            async for update in updates:
+                seen.append(update)
+                if way == "break" and len(seen) == place:
+                    break
+
+        assert seen[place - 1].raw["type"] == "response.function_call_arguments.delta"
+        options.continuation_token = update.continuation_token
+        if way == "break":
+            seen += await collect(agent, None, thread, options)
+
+        assert joined(seen) == seen[-1].response.text == "I have looked."
+        assert [update.seq for update in seen] == list(range(1, len(seen) + 1))
+        assert looked == ["the sea"]
+        assert server.count("create") == 2
+        assert server.count("GET") == (way == "cut"), "what had come when it was left is not asked for again"
 
 
 async def test_a_token_may_be_used_twice():

@@ -8,11 +8,10 @@ Lines of that table that have no twin here, with the reason:
   was at 17.
 - 21 to 52 (A2A agents): another provider, which belongs to a later issue.
 - 60, 61 (mapping to a chat client's types): there is no second layer of types to map to.
-- 62, 63, 64, 65 (function invocation, telemetry and per-call decorators): tools that are Python functions, approvals
-  and middleware belong to a later issue.
+- 63 (a telemetry decorator): agents have no decorators; hooks see what happens to a runtime's runs.
+- 64, 65 (a decorator that keeps history after each call of the service): a thread takes a run as a whole, however many
+  rounds of functions it took.
 - 66 to 74 (hosting over A2A and OpenAI's protocol): serving runs belongs to a later issue.
-- "function called exactly once over a background poll loop and over a background stream", "the function-invoking client
-  clones options and resets the token": tools that are Python functions belong to a later issue.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pydantic import BaseModel, TypeAdapter
 from served import background, joined, poll_to_end, served
 
 from agentbg import AgentRunOptions, ContinuationToken, Message, RunStatus, UpdateType, UsageError
-from agentbg.testing.server import Fault, FunctionCall, Reply, Script, Status
+from agentbg.testing.server import Fault, FunctionCall, Reply, Script, Status, Turns
 from agentbg.testing.server.wire import encode
 
 STORY = Script.text("Once upon a time there was a small robot", deltas=9)  # 18 events
@@ -328,6 +327,66 @@ async def test_x5_a_resumed_stream_has_tokens_without_allowing_background_again(
         options = AgentRunOptions(continuation_token=token)
         updates = [update async for update in agent.run_streaming(options=options)]
         assert all(update.continuation_token for update in updates[:-1])
+
+
+# --- functions ---
+
+WEATHER = Turns([Script.call("weather", {"city": "Amsterdam"}), Script.text("It rains in Amsterdam.")])
+
+
+class Weather:
+    """A function, and how often it was called."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def weather(self, city: str) -> str:
+        self.calls += 1
+        return f"rain in {city}"
+
+
+async def test_x6_a_function_is_called_exactly_once_over_a_background_poll_loop():
+    tool = Weather()
+    async with served(WEATHER, tools=[tool.weather]) as (server, agent):
+        response = await poll_to_end(agent, agent.get_new_thread(), "The weather?")
+        assert response.text == "It rains in Amsterdam."
+        assert tool.calls == 1
+        assert server.run().request["input"][0]["output"] == "rain in Amsterdam"
+
+
+async def test_x6_a_function_is_called_exactly_once_over_a_background_stream():
+    tool = Weather()
+    async with served(WEATHER, tools=[tool.weather]) as (server, agent):
+        updates = [update async for update in agent.run_streaming("Weather?", agent.get_new_thread(), background())]
+        assert joined(updates) == "It rains in Amsterdam."
+        assert all(update.continuation_token for update in updates[:-1])
+        assert tool.calls == 1
+        assert server.run().request["input"][0]["output"] == "rain in Amsterdam"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_c62_x7_a_round_of_functions_leaves_the_callers_options_alone_and_brings_a_new_token(stream: bool):
+    """The follow-up is in the background, too: the loop goes on with the token of the round that it began."""
+    tool = Weather()
+    running = WEATHER.scripts[1].lasting(running=3600.0)
+    async with served(Turns([WEATHER.scripts[0], running]), tools=[tool.weather]) as (server, agent):
+        thread = agent.get_new_thread()
+        options = background((await agent.run("Weather?", thread, background())).continuation_token)
+        given = replace(options)
+        if stream:
+            async for update in agent.run_streaming(None, thread, options):
+                token = update.continuation_token
+                if len(server.runs) == 2 and token.ref.id == server.run().id:
+                    break
+        else:
+            token = (await agent.run(thread=thread, options=options)).continuation_token
+
+        assert options == given
+        assert [request.json["background"] for request in server.requests if request.method == "POST"] == [True, True]
+        assert token.ref.id == server.run().id != given.continuation_token.ref.id
+        server.run().finish()
+        response = await agent.run(thread=thread, options=background(token))
+        assert (response.text, tool.calls) == ("It rains in Amsterdam.", 1)
 
 
 async def test_a_failed_poll_is_not_a_failed_run():
