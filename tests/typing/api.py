@@ -17,11 +17,16 @@ from agentbg import (
     AgentRunResponseUpdate,
     AgentRuntime,
     AgentThread,
+    Answer,
     BackgroundHandle,
     ContinuationToken,
+    InputRequest,
+    InputRequired,
     Message,
     PollPolicy,
+    RequestKind,
     ResumableStream,
+    RunContext,
     RunError,
     RunErrorInfo,
     RunFailed,
@@ -31,6 +36,7 @@ from agentbg import (
     SubmitUnknown,
     UpdateType,
     Usage,
+    tool,
 )
 from agentbg.inputs import developer, file, image, system, text, user
 from agentbg.providers import AzureOpenAIResponses, OpenAIResponses, Provider
@@ -143,6 +149,49 @@ async def the_runtime() -> None:
         handle.add_done_callback(lambda done: print(assert_type(done, BackgroundHandle[Report]).id))
         token = str(handle.token)
         assert_type(ContinuationToken.parse(token), ContinuationToken)
+
+
+def lookup(city: str) -> str:
+    return city
+
+
+@tool(requires_approval=True)
+async def refund(order: int, context: RunContext) -> bool:
+    return order > 0
+
+
+clerk = Agent(provider, tools=[lookup, refund, {"type": "web_search"}], max_rounds=10, output_type=Report)
+assert_type(clerk, Agent[Report])
+assert_type(Agent(provider, tools=[refund]), Agent[str])
+Agent(provider, tools=["web_search"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+Agent(provider, tools=lookup)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def the_user_is_asked(runtime: AgentRuntime, run_id: str) -> None:
+    handle = await runtime.submit(clerk, "Refund order 7")
+    try:
+        await handle
+    except InputRequired as error:
+        assert_type(error.response.requests, Sequence[InputRequest])
+        for request in error.response.requests:
+            assert_type(request.kind, RequestKind)
+            assert_type(request.name, str)
+            assert_type(request.arguments, str)
+            assert_type(request.approve(), Answer)
+            assert_type(request.reject("too expensive"), Answer)
+            assert_type(request.answer("42"), Answer)
+            request.answer([text("42"), image("a.png")])
+            request.answer(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+        assert_type(await handle.respond(*(request.approve() for request in error.response.requests)), RunStatus)
+
+    assert_type(await handle.respond(), RunStatus)
+    await handle.respond("yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    thread = clerk.get_new_thread()
+    response = await clerk.run("Refund order 7", thread)
+    assert_type(await clerk.run(response.requests[0].approve(), thread), AgentRunResponse[Report])
+    assert_type(await clerk.run([request.reject() for request in response.requests], thread), AgentRunResponse[Report])
+    clerk.run_streaming([Answer("call_1", output="42")], thread)
 
 
 async def another_process_another_day(run_id: str, token: str, last_seen_seq: int) -> None:
