@@ -1,4 +1,4 @@
-"""What the end-to-end tests of tools share: tools that note their calls, scripts that call them, and ways to run them."""
+"""What the tests of tools share: a tool that notes its calls, scripts that call it, and the ways to run them."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import pytest
 from agentbg import (
     AgentRuntime,
     AuthenticationFailed,
-    PollPolicy,
     RunExpired,
     RunFailed,
     RunStatus,
@@ -23,10 +22,10 @@ from agentbg import (
     tool,
 )
 from agentbg.stores import SQLiteStore
-from agentbg.testing.server import DropStart, Fault, ResponsesServer, Script, SlowBody, Status, Turns
+from agentbg.testing.server import DropStart, Fault, ResponsesServer, Status, Turns
 
 from .desk import ASKED, TEXT, TWO_ROUNDS, Desk, Way, calls, check_context, check_whole, house, outputs, told, ways
-from .helpers import POLL, SOON, STREAM, agent_of, background, bounded
+from .helpers import POLL, STREAM, agent_of, background, bounded, collect
 
 ONE_ROUND = Turns([calls("Rome"), told])
 both = pytest.mark.parametrize("stream", [False, True])
@@ -111,14 +110,10 @@ async def test_a_key_that_is_refused_with_the_outputs_costs_the_token_nothing(st
     desk = Desk()
     async with house(desk, ONE_ROUND, Status(401, on="create", after=1)) as (server, agent, _):
         thread = agent.get_new_thread()
-        token: Any = None
+        poll = partial(agent.run, None, thread)
+        token = (await agent.run(ASKED, thread, background())).continuation_token
         with pytest.raises(AuthenticationFailed):
-            if stream:
-                async for update in agent.run_streaming(ASKED, thread, background()):
-                    token = update.continuation_token
-            else:
-                token = (await agent.run(ASKED, thread, background())).continuation_token
-                await agent.run(thread=thread, options=background(token))
+            await (collect(agent.run_streaming(None, thread, background(token))) if stream else poll(background(token)))
 
         if stream:
             rest = [update async for update in agent.run_streaming(None, thread, background(token))]

@@ -1,5 +1,4 @@
-"""A process that is killed anywhere in a tool loop: the next one goes on, makes no call twice, and says what it does not
-know."""
+"""A process that is killed in a tool loop: the next one goes on, makes no call twice, and says what it cannot know."""
 
 from __future__ import annotations
 

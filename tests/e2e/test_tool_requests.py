@@ -39,7 +39,14 @@ from .helpers import POLL, STREAM, agent_of, background, bounded, collect
 
 both = pytest.mark.parametrize("stream", [False, True])
 UNKNOWN = {"type": "function", "name": "unknown", "description": "Yours.", "parameters": {"type": "object"}}
-MIXED = Turns([Script.of(*calls("Rome").items, FunctionCall("unknown"), FunctionCall("guarded"), LAST := FunctionCall("unknown")), told])
+MIXED = Turns(
+    [
+        Script.of(
+            *calls("Rome").items, FunctionCall("unknown"), FunctionCall("guarded"), LAST := FunctionCall("unknown")
+        ),
+        told,
+    ]
+)
 
 
 class Guarded(Desk):
@@ -72,7 +79,11 @@ async def waiting(agent: Agent[Any], runtime: AgentRuntime, stream: bool) -> Any
 
 @both
 async def test_a_call_of_an_unknown_function_is_the_users_to_answer(stream: bool) -> None:
-    async with house(Desk(), Turns([Script.call("unknown", {"x": 1}), told]), tools=[UNKNOWN]) as (server, agent, runtime):
+    async with house(Desk(), Turns([Script.call("unknown", {"x": 1}), told]), tools=[UNKNOWN]) as (
+        server,
+        agent,
+        runtime,
+    ):
         handle = await waiting(agent, runtime, stream)
         (request,) = handle.response.requests
         assert (request.kind, request.name, request.arguments) == (RequestKind.CALL, "unknown", '{"x": 1}')
@@ -115,7 +126,7 @@ async def test_an_approval_of_a_services_own_call_is_passed_on(stream: bool, yes
             await handle.respond(request.answer("7"))
 
         await handle.respond(request.approve() if yes else request.reject("no dice"))
-        assert (await handle.result()).text == f"May I? {({request.id: yes})}"
+        assert (await handle.result()).text == f"May I? { ({request.id: yes}) }"
         reason = {} if yes else {"reason": "no dice"}
         assert server.requests[-1].json or server.count("create") == 2
         (sent,) = [body.json["input"] for body in server.requests if body.method == "POST"][1:]
@@ -290,7 +301,9 @@ async def test_the_last_answer_of_a_run_may_come_from_another_process(stream: bo
             async with AgentRuntime(SQLiteStore(path), poll=POLL, stream=STREAM, agents=[agent]) as runtime:
                 (handle,) = await runtime.list(status="input_required")
                 request = handle.response.requests[place]
-                await handle.respond(request.approve() if request.kind is RequestKind.APPROVAL else request.answer("two"))
+                await handle.respond(
+                    request.approve() if request.kind is RequestKind.APPROVAL else request.answer("two")
+                )
                 await handle.wait()
 
         async with AgentRuntime(SQLiteStore(path), poll=POLL, stream=STREAM, agents=[agent]) as runtime:
@@ -324,19 +337,21 @@ async def test_an_approved_call_whose_tool_is_gone_is_no_bug(stream: bool, tmp_p
     desk = Guarded()
     path = tmp_path / "runs"
     async with ResponsesServer(script=Turns([Script.call("guarded", {}), told])) as server, bounded():
-        async with agent_of(server, tools=desk.tools()) as agent:
-            async with AgentRuntime(SQLiteStore(path), poll=POLL, stream=STREAM) as runtime:
-                handle = await waiting(agent, runtime, stream)
+        async with (
+            agent_of(server, tools=desk.tools()) as agent,
+            AgentRuntime(SQLiteStore(path), poll=POLL, stream=STREAM) as runtime,
+        ):
+            handle = await waiting(agent, runtime, stream)
 
-        async with agent_of(server) as agent:
-            async with AgentRuntime(SQLiteStore(path), poll=POLL, stream=STREAM, agents=[agent]) as runtime:
-                handle = await runtime.get(handle.id)
-                (request,) = handle.response.requests
-                await handle.respond(request.approve())
-                assert await handle.wait() is RunStatus.INPUT_REQUIRED
-                (request,) = handle.response.requests
-                await handle.respond(request.answer("by hand"))
-                assert (await handle.result()).text == "by hand"
+        async with (
+            agent_of(server) as agent,
+            AgentRuntime(SQLiteStore(path), poll=POLL, stream=STREAM, agents=[agent]) as runtime,
+        ):
+            handle = await runtime.get(handle.id)
+            await handle.respond(handle.response.requests[0].approve())
+            assert await handle.wait() is RunStatus.INPUT_REQUIRED
+            await handle.respond(handle.response.requests[0].answer("by hand"))
+            assert (await handle.result()).text == "by hand"
 
 
 # --- the seed's API ---
@@ -381,3 +396,33 @@ async def test_the_seeds_api_waits_for_its_user_and_goes_on_with_the_answers(str
         check_context(server, 4)
         assert outputs(server) == ["rain in Rome", "one", "done", "two"]
         assert desk.begun == ["Rome", "guarded"]
+
+
+async def test_a_stream_that_was_left_anywhere_before_its_run_waited_still_ends_in_the_requests() -> None:
+    desk = Guarded()
+    async with house(desk, MIXED, tools=desk.tools()) as (_, agent, _):
+        length = len(await collect(agent.run_streaming(ASKED, agent.get_new_thread(), background())))
+
+    async def leave_at(place: int) -> None:
+        desk, seen = Guarded(), []
+        async with house(desk, MIXED, tools=desk.tools()) as (server, agent, _):
+            thread = agent.get_new_thread()
+            async with agent.run_streaming(ASKED, thread, background()) as updates:
+                async for update in updates:
+                    seen.append(update)
+                    if update.seq == place:
+                        break
+
+            if update.continuation_token is not None:
+                seen += await collect(agent.run_streaming(None, thread, background(update.continuation_token)))
+
+            assert seen[-1].type is UpdateType.WAITING
+            requests = seen[-1].response.requests
+            seen += await collect(agent.run_streaming([request.reject() for request in requests], thread, background()))
+            assert [update.seq for update in seen] == list(range(1, len(seen) + 1))
+            assert seen[-1].response.text == "".join(update.text for update in seen)
+            assert desk.begun == ["Rome"]
+            check_thread(thread, seen[-1].response)
+            check_context(server, 4)
+
+    await asyncio.gather(*map(leave_at, range(1, length + 1)))

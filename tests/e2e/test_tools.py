@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agentbg import AgentRunOptions, RunFailed, RunStatus, ToolFailed, tool
+from agentbg import AgentRunOptions, AgentThread, RunFailed, RunStatus, ToolFailed, tool
 from agentbg.testing.server import (
     CutAfterEvent,
     Fault,
@@ -21,11 +21,25 @@ from agentbg.testing.server import (
     Status,
     TooOld,
     Turns,
-    answers,
 )
 
-from .desk import ASKED, TEXT, TWO_ROUNDS, Desk, Way, calls, check_context, check_whole, house, outputs, polls
-from .desk import streams, told, ways
+from .desk import (
+    ASKED,
+    TWO_ROUNDS,
+    Desk,
+    Way,
+    calls,
+    check_context,
+    check_thread,
+    check_whole,
+    house,
+    outputs,
+    polls,
+    streams,
+    told,
+    ways,
+    whole,
+)
 from .helpers import background
 
 HOWS = ("fin", "rst", "clean")
@@ -112,12 +126,44 @@ async def test_a_cut_at_any_event_of_any_round_makes_no_call_twice(way: Way, rou
 
     async def cut_at(place: int) -> None:
         desk = Desk()
-        async with house(desk, TWO_ROUNDS, CutAfterEvent(place, HOWS[place % 3], run=round)) as (server, agent, runtime):  # type: ignore[arg-type]
+        async with house(desk, TWO_ROUNDS, CutAfterEvent(place, HOWS[place % 3], run=round)) as (
+            server,
+            agent,
+            runtime,
+        ):  # type: ignore[arg-type]
             check_whole(server, desk, await way(agent, runtime))
             assert server.faults.pending == []
             assert server.count("attach") == 1
 
     await asyncio.gather(*map(cut_at, places))
+
+
+async def test_a_stream_that_is_left_at_any_update_goes_on_from_it_and_makes_no_call_twice() -> None:
+    """The seed's API, and a service that sends a whole round at once: what nobody has begun was not begun."""
+    async with house(Desk()) as (_, agent, _):
+        length = len([update async for update in agent.run_streaming(ASKED, agent.get_new_thread(), background())])
+
+    async def leave_at(place: int) -> None:
+        desk, seen = Desk(), []
+        async with house(desk) as (server, agent, _):
+            thread = agent.get_new_thread()
+            async with agent.run_streaming(ASKED, thread, background()) as updates:
+                async for update in updates:
+                    seen.append(update)
+                    if update.seq == place:
+                        break
+
+            if update.continuation_token is not None:
+                thread = AgentThread.from_json(thread.to_json())
+                options = background(str(update.continuation_token))
+                seen += [update async for update in agent.run_streaming(None, thread, options)]
+
+            response = whole(seen)
+            check_whole(server, desk, response)
+            check_thread(thread, response)
+            assert not any("Error" in output for output in outputs(server))
+
+    await asyncio.gather(*map(leave_at, range(1, length + 1)))
 
 
 @streams
@@ -139,7 +185,7 @@ async def test_a_round_that_can_no_longer_be_streamed_is_polled(way: Way, round:
 
 @polls
 async def test_polls_that_fail_in_any_round_delay_it_only(way: Way) -> None:
-    faults = [Status(503, run=round, times=2) for round in range(3)]
+    faults = [Status(503, run=run, times=2) for run in range(3)]
     desk = Desk()
     async with house(desk, TWO_ROUNDS, *faults) as (server, agent, runtime):
         check_whole(server, desk, await way(agent, runtime))
@@ -342,7 +388,11 @@ async def test_a_thread_goes_on_after_a_run_that_ended_in_its_calls(how: str, cl
         raise ToolFailed("enough")
 
     name = "ending" if how == "failed" else "weather"
-    script = [Script.text("Hello"), Script.of(Message("Let me look. "), *calls("Rome", name=name).items), Script.text("Done")]
+    script = [
+        Script.text("Hello"),
+        Script.of(Message("Let me look. "), *calls("Rome", name=name).items),
+        Script.text("Done"),
+    ]
     async with house(desk, script, tools=[desk.weather, ending]) as (server, agent, runtime):
         thread = agent.get_new_thread()
         thread.client_side = client_side

@@ -150,7 +150,12 @@ async def test_a_tool_loop_makes_each_call_once(azure_url: str, stream: bool) ->
 async def test_a_tool_loop_that_is_cut_again_and_again_makes_each_call_once(azure_url: str) -> None:
     """Within the arguments of a call, too: those of a round are some fifty events."""
     book = Book()
-    cuts = [ResponseCut(events=7), ResponseCut(events=15, how="rst"), ResponseCut(bytes=2500), ResponseCut(events=3)] * 2
+    cuts = [
+        ResponseCut(events=7),
+        ResponseCut(events=15, how="rst"),
+        ResponseCut(bytes=2500),
+        ResponseCut(events=3),
+    ] * 2
     async with CuttingProxy(azure_url, cuts) as proxy, agent_at(proxy.base_url, tools=[book.look]) as agent:
         async with runtime_of() as runtime:
             updates = await drain(await runtime.submit(agent, ask(rounds=2), stream=True))
