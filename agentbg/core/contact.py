@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from ..errors import ProviderError, ServiceUnavailable
 from .schedule import Draw, PollPolicy, StreamPolicy
+from .states import Signal
+
+
+def signal_of(error: ProviderError) -> Signal:
+    """What a call that failed means: it may pass, or it will not."""
+    return Signal.FAULT if isinstance(error, ServiceUnavailable) else Signal.DENIED
 
 
 class Contact:

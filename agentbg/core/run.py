@@ -16,8 +16,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any, ClassVar
 
-from ..errors import AuthenticationFailed, ProviderError, RunNotFound, ServiceUnavailable, StreamRefused
-from .contact import Contact
+from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused
+from .contact import Contact, signal_of
 from .dialogue import Dialogue
 from .messages import (
     Answered,
@@ -109,10 +109,8 @@ class Run:
     def catch_up(self, missed: Sequence[Round], ref: RunRef | None) -> list[Command]:
         """A token is of an earlier round than the run has come to: what was missed since. Then comes `begin`."""
         updates = self.dialogue.replay(missed, ref)
-        if self.phase is Phase.WAITING:
-            updates.append(self.assembly.wait(self.response))
-
-        return [Commit(self._keep(updates))]
+        waits = [self.assembly.wait(self.response)] if self.phase is Phase.WAITING else []
+        return [Commit(self._keep([*updates, *waits]))]
 
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""
@@ -161,7 +159,7 @@ class Run:
         if self.record.cancel_requested and self.dialogue.ours:
             return self._stop(now)
 
-        return [Commit(), *self._moves.move(_failure(error), now)]
+        return [Commit(), *self._moves.move(signal_of(error), now)]
 
     def _on_start_lost(self, seen: StartLost, now: float) -> list[Command]:
         """Of a later round: its user may want it to be started again. Nobody else can know."""
@@ -181,7 +179,7 @@ class Run:
             return self._expire(now)
 
         if not isinstance(error, RunNotFound):
-            return self._moves.move(_failure(error), now)
+            return self._moves.move(signal_of(error), now)
 
         if not self.contact.forgotten(now, self._last_seen):
             return self._moves.move(Signal.FAULT, now)
@@ -444,10 +442,6 @@ class Run:
         Answered: _on_answered,
         Due: _on_due,
     }
-
-
-def _failure(error: ProviderError) -> Signal:
-    return Signal.FAULT if isinstance(error, ServiceUnavailable) else Signal.DENIED
 
 
 def _or_ever(seconds: float | None) -> float:
