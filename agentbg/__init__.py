@@ -23,6 +23,7 @@ from .core.update import AgentRunResponseUpdate as AgentRunResponseUpdate
 from .core.update import UpdateType as UpdateType
 from .errors import AgentBGError as AgentBGError
 from .errors import AuthenticationFailed as AuthenticationFailed
+from .errors import ConversationLocked as ConversationLocked
 from .errors import Fenced as Fenced
 from .errors import InputRequired as InputRequired
 from .errors import OutputInvalid as OutputInvalid

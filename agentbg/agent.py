@@ -18,7 +18,7 @@ from .core.rounds import MAX_ROUNDS, FollowUp, Tooling, ToolRule
 from .core.schedule import PollPolicy, RetryPolicy, StreamPolicy
 from .core.token import ContinuationToken
 from .errors import UsageError
-from .inputs import Asked, Input, is_answer, read_answers, read_input, require_json
+from .inputs import Asked, Input, read_answers, read_input, require_json
 from .options import AgentRunOptions, check_defaults, positive
 from .output import Output
 from .providers.base import Cap, Provider, Resume
@@ -146,7 +146,13 @@ class Agent(Generic[T]):
         await self.provider.aclose()
 
     def get_new_thread(self, *, conversation: str | None = None) -> AgentThread:
-        """A new conversation; `conversation` is the id of one that the service keeps."""
+        """A new conversation; `conversation` is the id of one that the service keeps.
+
+        Raises UsageError for an id where the service keeps no conversations.
+        """
+        if conversation is not None and Cap.PREVIOUS not in self.provider.caps:
+            raise UsageError(f"{self.provider!r} keeps no conversations: call get_new_thread() without an id.")
+
         return AgentThread(conversation)
 
     async def run(
@@ -203,34 +209,45 @@ class Agent(Generic[T]):
         """What to send to start a run. Raises UsageError for what cannot be sent: nothing, or what is no JSON."""
         messages = read_input(input)
         options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
-        extra = dict(options.extra)
-        if "stream" in extra:
+        if "stream" in options.extra:
             raise UsageError("Whether a run is streamed is said by the call: run_streaming, or submit(…, stream=True).")
 
-        answering = any(is_answer(message.item) for message in messages)
-        if thread is not None and not answering:
+        if thread is not None:
             thread.require_idle()
 
-        kept = self._follow_up(thread, options) is not FollowUp.WHOLE
-        if thread is not None and thread.conversation is not None:
-            extra.setdefault("conversation", thread.conversation)
-
+        template = self._template(options, thread)
+        before = thread.items if thread is not None and template.whole else ()
         request = replace(
-            self._template(options),
-            input=[*(thread.items if thread is not None and not kept else ()), *(message.item for message in messages)],
-            background=bool(extra.get("background", options.allow_background_responses)),
-            previous=thread.last if thread is not None and kept else None,
-            extra=extra,
+            template,
+            input=[*before, *(message.item for message in messages)],
+            background=bool(options.extra.get("background", options.allow_background_responses)),
+            previous=thread.last if thread is not None and not template.whole else None,
         )
         require_json([request.input, request.tools, request.extra, request.metadata])
         return request
 
-    def tooling(self, thread: AgentThread | None = None, options: AgentRunOptions | None = None) -> Tooling:
-        """What a run's machine is to know of this agent: its tools' rules, and how its runs go on."""
+    def tooling(
+        self,
+        thread: AgentThread | None = None,
+        request: StartRequest | None = None,
+        options: AgentRunOptions | None = None,
+    ) -> Tooling:
+        """What a run's machine is to know of this agent: its tools' rules, and how its runs go on.
+
+        That follows from the `request` that the run was started with, as the runtime or the thread knows it; else from
+        these options.
+        """
         rules = {tool.name: ToolRule(tool.requires_approval, tool.idempotent) for tool in self.tools.by_name.values()}
-        options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
-        template = replace(self._template(options), input=thread.items if thread is not None else ())
-        return Tooling(rules, self.max_rounds, self._follow_up(thread, options), template)
+        template = request or (thread.request if thread is not None else None)
+        if template is None:
+            options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
+            said = [*thread.items, *thread.pending] if thread is not None else ()
+            template = replace(self._template(options, thread), input=said)
+
+        caps = self.provider.caps
+        whole = template.whole or Cap.PREVIOUS not in caps
+        follow_up = FollowUp.SAME if Cap.RESPOND in caps else FollowUp.WHOLE if whole else FollowUp.PREVIOUS
+        return Tooling(rules, self.max_rounds, follow_up, template)
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
         """A new record: of a run to be started by `request`, or of one that a token stands for."""
@@ -256,15 +273,17 @@ class Agent(Generic[T]):
 
     # --- small parts ---
 
-    def _template(self, options: AgentRunOptions) -> StartRequest:
+    def _template(self, options: AgentRunOptions, thread: AgentThread | None) -> StartRequest:
         """A request without its input."""
+        kept = thread is not None and thread.conversation is not None and not thread.client_side
         return StartRequest(
             input=(),
             instructions=self.instructions,
             tools=self.tools.definitions,
             output_schema=self._output.schema if self._output else None,
             output_strict=self._output is not None and self._output.strict,
-            extra=options.extra,
+            extra={"conversation": thread.conversation, **options.extra} if thread and kept else options.extra,
+            whole=not self._keeps(thread, options),
             reasoning_effort=options.reasoning_effort,
             max_output_tokens=positive(options.max_output_tokens),
             service_tier=options.service_tier,
@@ -272,19 +291,22 @@ class Agent(Generic[T]):
             include=options.include,
         )
 
-    def _follow_up(self, thread: AgentThread | None, options: AgentRunOptions) -> FollowUp:
-        caps = self.provider.caps
-        if Cap.RESPOND in caps:
-            return FollowUp.SAME
+    def _keeps(self, thread: AgentThread | None, options: AgentRunOptions) -> bool:
+        """True when the service has what was said in the thread so far, under a name, and keeps what is said now."""
+        unstored = Cap.PREVIOUS not in self.provider.caps or options.extra.get("store") is False
+        if unstored or (thread is not None and thread.client_side):
+            return False
 
-        kept = Cap.PREVIOUS in caps and options.extra.get("store") is not False
-        kept = kept and not (thread is not None and thread.client_side)
-        return FollowUp.PREVIOUS if kept else FollowUp.WHOLE
+        if thread is None or thread.answer is None or thread.conversation is not None:
+            return True
+
+        here, ref = (self.provider.name, self.provider.endpoint), thread.last
+        return ref is not None and (ref.provider, ref.endpoint) == here
 
     def _asking(self, input: Asked | None, thread: AgentThread | None, options: AgentRunOptions | None) -> Asking:
         """What a call is about. Raises UsageError and TokenError for one that cannot be right."""
         options = options or AgentRunOptions()
-        tooling = self.tooling(thread, options)
+        tooling = self.tooling(thread, options=options)
         means = Means(self.calls(), self.tools, tooling, self._poll, self._stream, self._clock, self.parse)
         if options.allow_background_responses and thread is None:
             raise UsageError("A background run needs a thread to belong to: pass thread=agent.get_new_thread().")
@@ -292,6 +314,9 @@ class Agent(Generic[T]):
         wall = self._clock.wall()
         if options.continuation_token is not None:
             token = self._token(options.continuation_token, input)
+            if thread is not None and thread.find(token.ref) is None:
+                thread.require_idle()
+
             return Asking(means, self.record(token, wall, None), thread, token=token)
 
         if input is None:
@@ -307,7 +332,8 @@ class Agent(Generic[T]):
 
         request = self.request(cast("Input", input), thread, options)
         messages = read_input(cast("Input", input))
-        return Asking(means, self.record(None, wall, request), thread, request=request, messages=messages)
+        turns = len(thread.turns) if thread is not None else 0
+        return Asking(means, self.record(None, wall, request), thread, request=request, messages=messages, turns=turns)
 
     def _token(self, token: ContinuationToken | str, input: object) -> ContinuationToken:
         if not isinstance(token, ContinuationToken):

@@ -21,9 +21,10 @@ from .core.rounds import Round, Tooling
 from .core.run import Run
 from .core.schedule import PollPolicy, StreamPolicy
 from .core.states import Phase
+from .core.status import RunStatus
 from .core.token import ContinuationToken
 from .core.update import AgentRunResponseUpdate
-from .errors import SubmitUnknown
+from .errors import SubmitUnknown, UsageError
 from .follow import Pilot, follow, work
 from .invoking import Invoking
 from .thread import AgentThread, Turn
@@ -54,6 +55,8 @@ class Asking:
     messages: Sequence[Message] = ()
     token: ContinuationToken | None = None
     answers: Sequence[Answer] | None = None
+    turns: int = 0
+    """How many the thread had when the request was made: it fits no other thread."""
 
     async def response(self) -> AgentRunResponse[Any]:
         """Ask once; do what is ours to do about the answer; show how the run stands then."""
@@ -118,28 +121,36 @@ class Asking:
 
     @contextmanager
     def _turn(self) -> Generator[Turn | None]:
-        """The run's place in the thread. A run that never got a name, nor said anything, was never part of it."""
+        """The run's place in the thread."""
         if self.thread is None:
             yield None
             return
 
         if self.request is not None:
-            turn = self.thread.begin(self.messages, self.record.id)
+            if len(self.thread.turns) != self.turns:
+                raise UsageError("The thread has gone on since this stream was made: call run_streaming again.")
+
+            turn = self.thread.begin(self.messages, self.record.id, self.request)
         elif self.token is not None:
-            turn = self.thread.adopt(self.token.ref, self.record.id)
+            turn = self.thread.adopt(self.record)
+            if turn.stopped:
+                raise UsageError(f"The run of this token was ended here, {turn.status}: its thread has what it said.")
+
         else:
             turn = self.thread.awaiting()
 
         try:
             yield turn
         finally:
-            if not turn.refs and not turn.answered:
-                self.thread.drop(turn)
+            if turn.status.live and self.request is not None and not self.request.background:
+                turn.status = RunStatus.CANCELLED  # nobody can take it up again
+
+            self.thread.forget(turn)
 
     def _join(self, turn: Turn, rounds: Sequence[Round], ref: RunRef | None) -> None:
-        """What the thread knows of the run that was begun earlier."""
-        if turn.refs and turn.open:
-            self.record.id, self.record.status = turn.run_id, turn.status
+        """What the thread knows of the run that was begun earlier. One that has ended is asked about all the same."""
+        if turn.refs:
+            self.record.id, self.record.status = turn.run_id, turn.status if turn.open else RunStatus.RUNNING
             self.record.rounds, self.record.ref = list(rounds), ref
 
     def _pilot(self, turn: Turn | None) -> Pilot:

@@ -24,7 +24,14 @@ from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, Strea
 from .core.record import RunRecord
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
-from .errors import PreviousRunNotFound, ProviderError, RunNotFound, ServiceUnavailable, SubmitUnknown
+from .errors import (
+    ConversationLocked,
+    PreviousRunNotFound,
+    ProviderError,
+    RunNotFound,
+    ServiceUnavailable,
+    SubmitUnknown,
+)
 from .patience import Patience
 from .providers.base import Cap, Provider
 
@@ -169,8 +176,8 @@ class Calls:
             raise ServiceUnavailable(f"The service did not answer within {self.retry.answer:g} s.") from error
 
     async def _may_repeat(self, error: ProviderError, attempt: int, since: float) -> bool:
-        if isinstance(error, PreviousRunNotFound):
-            return await self._let_settle(attempt, since)
+        if isinstance(error, PreviousRunNotFound | ConversationLocked):
+            return await self._let_settle(error, attempt, since)
 
         if not isinstance(error, ServiceUnavailable):
             return False
@@ -178,13 +185,14 @@ class Calls:
         harmless = error.unsent or Cap.IDEMPOTENT_START in self.provider.caps
         return harmless and await self._pause(error, attempt)
 
-    async def _let_settle(self, attempt: int, since: float) -> bool:
+    async def _let_settle(self, error: PreviousRunNotFound | ConversationLocked, attempt: int, since: float) -> bool:
         """Wait before the next attempt, the last of them `settling` seconds after the first; False after that."""
         left = since + self.retry.settling - _now()
-        if left <= 0:
+        wish = error.retry_after if isinstance(error, ConversationLocked) else None
+        if left <= 0 or (wish or 0.0) > left:
             return False
 
-        await asyncio.sleep(min(self.retry.backoff.delay(attempt, self.draw), left))
+        await asyncio.sleep(min(self.retry.backoff.delay(attempt, self.draw, wish), left))
         return True
 
     async def _pause(self, error: ServiceUnavailable, attempt: int) -> bool:

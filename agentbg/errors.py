@@ -25,6 +25,7 @@ AgentBGError
 │   └── ToolFailed             for a tool to raise: the run ends
 ├── ProviderError              the service, or the way to it, said no
 │   ├── ServiceUnavailable     for now: connection, time-out, 408, 409, 429, 5xx, garbage instead of JSON
+│   │   └── ConversationLocked     of a start: another run is at work on the conversation
 │   ├── RunNotFound            404 for a run's id
 │   ├── RequestRejected        for good: 400, 403, 404, 422 …
 │   │   ├── AuthenticationFailed   401, or a key is missing
@@ -228,6 +229,14 @@ class ServiceUnavailable(ProviderError):
         super().__init__(message, status_code=status_code, code=code, request_id=request_id)
         self.retry_after = retry_after
         self.unsent = unsent
+
+
+class ConversationLocked(ServiceUnavailable):
+    """Another run is at work on the conversation, and the service takes one at a time.
+
+    A start so refused did no work. It is sent again for `RetryPolicy.settling` seconds before this is raised: a run in
+    the foreground is soon done, one in the background may keep its conversation to its end.
+    """
 
 
 class RunNotFound(ProviderError):

@@ -196,12 +196,6 @@ def read_input(input: Input) -> list[Message]:
     return messages
 
 
-def is_answer(item: JSON) -> bool:
-    """True for an item that answers a call or an approval request."""
-    kind = str(item.get("type", ""))
-    return kind.endswith("_output") or kind == "mcp_approval_response"
-
-
 def require_json(value: Any) -> None:
     """Found before it is sent, since a start that breaks on its way could not be told from one that was lost."""
     try:

@@ -100,8 +100,8 @@ class LiveRun:
         self._recent: deque[AgentRunResponseUpdate] = deque(maxlen=RECENT)
         self._on_settled: list[Callable[[], object]] = []
         self._calls_under_way: set[asyncio.Future[None]] = set()
-        self.rests: Callable[[], object] | None = None
-        """Called each time the run comes to rest: it has ended, or waits for its user."""
+        self.rests: dict[int, Callable[[], object]] = {}
+        """Called each time the run comes to rest: it has ended, or waits for its user. By the id of who is told."""
 
     @property
     def id(self) -> str:
@@ -138,8 +138,8 @@ class LiveRun:
     def settle(self) -> None:
         """The result is stored: wake all who wait for it."""
         self.settled = True
-        if self.rests is not None:
-            self.rests()
+        for rest in self.rests.values():
+            rest()
 
         if self.cancelling is not None and not self.cancelling.done():
             self.cancelling.set_result(None)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any, Self, TypeVar
 
@@ -146,15 +147,15 @@ class AgentRuntime:
             await self._driver.start(live, record.request)
             return BackgroundHandle(self._driver, live)
 
-        turn = thread.begin(read_input(input), record.id)
-        live.rests = lambda: turn.take(record)
+        turn = thread.begin(read_input(input), record.id, record.request)
+        live.rests[id(turn)] = partial(thread.take, turn, record)
         try:
             await self._driver.start(live, record.request)
         except AgentBGError:
-            thread.drop(turn)
+            thread.forget(turn)
             raise
 
-        turn.take(record)
+        turn.take(record, seen=live.settled)
         return BackgroundHandle(self._driver, live)
 
     async def get(self, run_id: str, *, thread: AgentThread | None = None) -> BackgroundHandle[Any]:
@@ -185,8 +186,12 @@ class AgentRuntime:
         token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
         token.check_age(self.clock.wall(), agent.provider.retention)
         self._register(agent)
+        if thread is not None and thread.find(token.ref) is None:
+            await self._bring_up_to_date(thread)
+            thread.require_idle()
+
         service = (token.ref.provider, token.ref.endpoint, token.ref.id)
-        live = await self._once(service, lambda: self._adopt(token, agent))
+        live = await self._once(service, lambda: self._adopt(token, agent, thread))
         if thread is not None:
             self._tie(thread, live)
 
@@ -239,14 +244,14 @@ class AgentRuntime:
             return
 
         try:
-            turn.take(await self._store.load(turn.run_id))
+            thread.take(turn, await self._store.load(turn.run_id))
         except RunUnknown:
             return
 
     def _tie(self, thread: AgentThread, live: LiveRun) -> None:
-        turn = thread.adopt(live.record.ref, live.id)
-        live.rests = lambda: turn.take(live.record)
-        turn.take(live.record)
+        turn = thread.adopt(live.record)
+        live.rests[id(turn)] = partial(thread.take, turn, live.record)
+        turn.take(live.record, seen=live.settled)
 
     # --- taking up ---
 
@@ -280,7 +285,7 @@ class AgentRuntime:
 
         return await asyncio.shield(taking)
 
-    async def _adopt(self, token: ContinuationToken, agent: Agent[Any]) -> LiveRun:
+    async def _adopt(self, token: ContinuationToken, agent: Agent[Any], thread: AgentThread | None) -> LiveRun:
         """The run behind a token: the store's, or a new one, which nobody is to find before it is driven."""
         known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
         if known is not None:
@@ -288,17 +293,17 @@ class AgentRuntime:
 
         record = agent.record(token, self.clock.wall(), None)
         record.epoch = 1
-        return await self._once(record.id, lambda: self._enter(record, agent))
+        return await self._once(record.id, lambda: self._enter(record, agent, thread))
 
-    async def _enter(self, record: RunRecord, agent: Agent[Any]) -> LiveRun:
+    async def _enter(self, record: RunRecord, agent: Agent[Any], thread: AgentThread | None) -> LiveRun:
         await self._store.create(record)
-        return await self._drive(record, agent)
+        return await self._drive(record, agent, thread)
 
     async def _acquire(self, run_id: str, agent: Agent[Any]) -> LiveRun:
         return await self._drive(await self._store.acquire(run_id), agent)
 
-    async def _drive(self, record: RunRecord, agent: Agent[Any]) -> LiveRun:
-        live = self._live(record, agent)
+    async def _drive(self, record: RunRecord, agent: Agent[Any], thread: AgentThread | None = None) -> LiveRun:
+        live = self._live(record, agent, thread)
         await self._driver.take_up(live)
         return live
 
@@ -311,7 +316,7 @@ class AgentRuntime:
             now=self.clock.now(),
             age=max(self.clock.wall() - record.created_at, 0.0),
             parse=agent.parse if agent else None,
-            tools=agent.tooling(thread) if agent else None,
+            tools=agent.tooling(thread, record.request) if agent else None,
         )
         live = LiveRun(
             run,

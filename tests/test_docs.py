@@ -119,6 +119,9 @@ def service(request: JSON) -> Script:
     if "capital" in question:
         return Script.text("Amsterdam.")
 
+    if "live there" in question:
+        return Script.text("About 930,000.")
+
     if "by nothing" in question:
         return Script.failed("server_error", "Nothing is too small to divide by.").lasting(running=3)
 

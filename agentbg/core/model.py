@@ -55,6 +55,9 @@ class StartRequest:
     """Texts by name, for the service to keep with the run."""
     include: Sequence[str] = ()
     """What the service is to show besides, in its own words."""
+    whole: bool = False
+    """True when the service keeps nothing that matters: `input` is all that was said so far, and so it is to be for the
+    run's later rounds."""
 
 
 LOST = "lost"

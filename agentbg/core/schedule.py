@@ -131,8 +131,9 @@ class RetryPolicy:
     """A poll or a cancel must be answered within this time: a client's own time-outs are per read, and a trickle of
     bytes resets them."""
     settling: float = 35.0
-    """A start that the service refuses because it does not know the run before it (`PreviousRunNotFound`) is sent again
-    for so long, however many `attempts` that takes: Azure needs up to 33 s until it can read a streamed run."""
+    """A start that the service refuses because it does not know the run before it (`PreviousRunNotFound`), or because
+    another run is at work on the conversation (`ConversationLocked`), is sent again for so long, however many
+    `attempts` that takes: Azure needs up to 33 s until it can read a streamed run."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.patience < 0 or self.answer <= 0 or self.settling < 0:

@@ -74,7 +74,8 @@ def ask(request: StartRequest, *, takes_options: bool) -> Asked:
             f"This agent's `run` takes no options, so it cannot be given: {', '.join(options)}. Make it with them."
         )
 
-    return Asked([_message(item) for item in request.input], options)
+    said = [item for item in request.input if item.get("type") != "reasoning"]  # of another service's model
+    return Asked([_message(item) for item in said], options)
 
 
 def _options(request: StartRequest) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import openai
 
 from ..errors import (
     AuthenticationFailed,
+    ConversationLocked,
     PreviousRunNotFound,
     ProviderError,
     RequestRejected,
@@ -32,6 +33,14 @@ _NEVER_SENT = frozenset(
     }
 )
 _TRANSIENT = frozenset({408, 409, 425, 429})
+_LOST = (
+    "the service does not keep the run that this one was to continue (any more). To send the whole conversation "
+    "instead, set thread.client_side = True and start the run again."
+)
+_LOCKED = (
+    "another run is at work on the conversation. Wait for it, or cancel it, and start this one again; runs side by "
+    "side need conversations of their own."
+)
 
 
 @contextmanager
@@ -106,12 +115,15 @@ def _from_status(error: openai.APIStatusError, what: str, run_id: str | None, at
         hint = "check the API key (OPENAI_API_KEY, at Azure AZURE_OPENAI_API_KEY, or api_key=…) or the token."
         return AuthenticationFailed(f"{message} -- {hint}", **known)
 
-    unsent = status == 429 or (status == 503 and wish is not None) or code == "conversation_locked"
+    if code == "conversation_locked":
+        return ConversationLocked(f"{message} -- {_LOCKED}", retry_after=wish, unsent=True, **known)
+
+    unsent = status == 429 or (status == 503 and wish is not None)
     if (unsent or status in _TRANSIENT or status >= 500) and not _is_final(headers, unsent, run_id):
         return ServiceUnavailable(message, retry_after=wish, unsent=unsent, **known)
 
     if code == "previous_response_not_found" and not _is_final(headers, True, run_id):
-        return PreviousRunNotFound(message, **known)
+        return PreviousRunNotFound(f"{message} -- {_LOST}", **known)
 
     if status == 404 and run_id is not None:
         return RunNotFound(message, **known)

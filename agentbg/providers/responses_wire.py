@@ -13,6 +13,7 @@ from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartR
 from ..core.requests import read_requests
 from ..core.response import is_message, item_text
 from ..core.status import RunStatus
+from .retold import retold
 
 STATUSES: Mapping[str, RunStatus] = {
     "queued": RunStatus.QUEUED,
@@ -40,7 +41,8 @@ def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, 
     The service takes a conversation or a previous response, never both: a conversation in `extra` wins.
     """
     previous = None if request.extra.get("conversation") else request.previous
-    body: dict[str, Any] = {"model": model, "input": list(request.input), "store": True}
+    items = retold(request.input) if request.whole else list(request.input)
+    body: dict[str, Any] = {"model": model, "input": items, "store": True}
     optional = {
         "instructions": request.instructions,
         "tools": list(request.tools),

@@ -74,6 +74,11 @@ def complaint(items: Iterable[JSON]) -> str | None:
     return _unanswered(list(waiting)) if waiting else None
 
 
+def is_bare_reasoning(item: JSON) -> bool:
+    """True for reasoning that is only a name: what its model thought is with the service, if it keeps it."""
+    return item.get("type") == "reasoning" and bool(item.get("id")) and not item.get("encrypted_content")
+
+
 def _unasked(kind: str, name: str) -> str:
     if kind == APPROVAL:
         return f"The following MCP approval requests have approval responses but weren't passed as input: {name}"

@@ -73,6 +73,7 @@ def full_record() -> RunRecord:
         max_output_tokens=2**40,
         service_tier=NASTY,
         metadata=raw,
+        whole=True,
     )
     return RunRecord(
         id="run_1",

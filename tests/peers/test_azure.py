@@ -15,6 +15,7 @@ from agentbg import (
     AgentRuntime,
     BackgroundHandle,
     Backoff,
+    Message,
     PollPolicy,
     RunFailed,
     RunIncomplete,
@@ -202,3 +203,26 @@ async def test_a_call_that_nobody_here_can_make_is_answered_by_the_user(azure_ur
         assert await handle.wait(WAIT) is RunStatus.INPUT_REQUIRED
         await handle.respond(*(request.answer(request.id) for request in handle.response.requests))
         assert (await handle.result(WAIT)).text == "call_0call_1"
+
+
+async def test_a_conversation_that_is_sent_whole_is_taken(azure_url: str) -> None:
+    async with agent_at(azure_url) as agent, runtime_of() as runtime:
+        thread = agent.get_new_thread()
+        thread.client_side = True
+        called = [
+            {
+                "type": "function_call",
+                "call_id": "call_1",
+                "name": "f",
+                "arguments": "{}",
+                "id": "fc_1",
+                "status": "completed",
+            },
+            {"type": "function_call_output", "call_id": "call_1", "output": "x"},
+        ]
+        await (await runtime.submit(agent, [*called, Message("user", ask(deltas=2))], thread=thread)).result(WAIT)
+        response = await (await runtime.submit(agent, ask(deltas=3), thread=thread)).result(WAIT)
+
+    assert response.status is RunStatus.COMPLETED
+    assert "previous_response_id" not in response.raw or response.raw["previous_response_id"] is None
+    assert len(thread.items) == 6

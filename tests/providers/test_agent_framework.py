@@ -26,7 +26,7 @@ from agentbg import (
     UsageError,
 )
 from agentbg.inputs import developer, file, image, user
-from agentbg.providers import AgentFrameworkAgent, Provider
+from agentbg.providers import AgentFrameworkAgent, OpenAIResponses, Provider
 from agentbg.stores import SQLiteStore
 from agentbg.testing.server import (
     CutAfterEvent,
@@ -372,6 +372,17 @@ async def test_a_thread_of_ours_is_the_conversation():
         sent = [(item["role"], item["content"][0]["text"]) for item in server.requests[-1].json["input"]]
         assert sent == [("user", "one"), ("assistant", "You said: one"), ("user", "two")]
         assert "previous_response_id" not in server.requests[-1].json
+
+
+async def test_a_thread_that_began_at_another_service_goes_on_here():
+    script = [Script.of(Reasoning(("Hm.",)), Message("One."))]
+    async with ResponsesServer(script=script) as elsewhere, house() as (server, runtime, agent):
+        first = Agent(OpenAIResponses("gpt-5", api_key="key", base_url=elsewhere.base_url))
+        thread = first.get_new_thread()
+        await first.run("one", thread)
+        await (await runtime.submit(agent, "two", thread=thread))
+        await first.aclose()
+        assert [item["role"] for item in server.requests[-1].json["input"]] == ["user", "assistant", "user"]
 
 
 async def test_what_our_agent_adds_goes_with_the_run():

@@ -18,6 +18,7 @@ from agentbg.testing.server import (
     McpApprovalRequest,
     McpCall,
     Message,
+    Reasoning,
     ResponsesServer,
     Script,
     Turns,
@@ -332,6 +333,19 @@ class TestForgetting:
             assert second.output[0].type == "function_call", "as if it were the first turn"
             assert kinds(server.run().context) == ["function_call_output"]
             assert server.requests[-1].json["previous_response_id"] == first.id
+
+    async def test_reasoning_by_its_id_alone_is_looked_up_among_what_is_kept(self):
+        script = Script.of(Reasoning(), Message("Hi"))
+        async with ResponsesServer(script=script, retention=60) as server, sdk(server) as client:
+            first = await client.responses.create(**HELLO)
+            history = [{"role": "user", "content": "Hello"}, *(item.to_dict() for item in first.output)]
+            await client.responses.create(model="gpt-5", input=history)
+            server.advance(61)
+            with pytest.raises(openai.NotFoundError, match="Item with id 'rs_"):
+                await client.responses.create(model="gpt-5", input=history)
+
+            whole = [{**item, "encrypted_content": "gAAA"} for item in history]
+            await client.responses.create(model="gpt-5", input=whole)
 
 
 class TestIdempotency:

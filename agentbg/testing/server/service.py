@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..context import complaint
+from ..context import complaint, is_bare_reasoning
 from .exchange import Exchange, Request
 from .history import Conversation, no_such_url, page
 from .play import recorded_id
@@ -149,8 +149,21 @@ class Service:
             message = "Another process is currently operating on this conversation. Please retry in a few seconds."
             return Reply.error(400, message, param="conversation", code="conversation_locked")
 
-        wrong = complaint([*self._earlier(body), *raw_items(body)]) if self.chaining != "ignored" else None
+        if self.chaining == "ignored":
+            return None
+
+        if (gone := self._gone_reasoning(body)) is not None:
+            return Reply.error(404, f"Item with id '{gone}' not found.", param="input")
+
+        wrong = complaint([*self._earlier(body), *raw_items(body)])
         return Reply.error(400, wrong, param="input") if wrong is not None else None
+
+    def _gone_reasoning(self, body: JSON) -> str | None:
+        """The id of reasoning in the input that the service is to look up, and does not keep (any more)."""
+        bare = [str(item["id"]) for item in raw_items(body) if is_bare_reasoning(item)]
+        runs = [run for run in self.runs.values() if bare and self._previous(run.id) is not None]
+        kept = {item["id"] for run in runs for item in run.output}
+        return next((gone for gone in bare if gone not in kept), None)
 
     def _previous(self, id: str) -> Run | None:
         """The run that may be continued by its id: one that has ended, and was to be stored."""

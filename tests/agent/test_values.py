@@ -1,4 +1,4 @@
-"""A conversation over several runs, and answers with a type."""
+"""What may be asked, and answers with a type."""
 
 from __future__ import annotations
 
@@ -7,75 +7,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
-from served import background, poll_to_end, served
+from served import background, served
 
-from agentbg import Agent, Message, OutputInvalid, RunStatus, UsageError
-from agentbg.providers import Cap, OpenAIResponses
+from agentbg import Message, OutputInvalid, RunStatus, UsageError
 from agentbg.testing.server import Message as Says
 from agentbg.testing.server import Script
-
-
-async def test_each_run_names_the_one_before_and_sends_only_what_is_new():
-    async with served([Script.text("One."), Script.text("Two."), Script.text("Three.")]) as (server, agent):
-        thread = agent.get_new_thread()
-        await poll_to_end(agent, thread, "First")
-        async with agent.run_streaming("Second", thread, background()) as stream:
-            async for _ in stream:
-                pass
-
-        await agent.run("Third", thread)
-        creates = [request.json for request in server.requests if "create" in request.kinds]
-        ids = list(server.runs)
-        assert [create.get("previous_response_id") for create in creates] == [None, ids[0], ids[1]]
-        assert [create["input"][0]["content"] for create in creates] == ["First", "Second", "Third"]
-        assert [len(create["input"]) for create in creates] == [1, 1, 1]
-        assert [message.text for message in thread.messages] == ["First", "One.", "Second", "Two.", "Third", "Three."]
-        assert thread.last is not None
-        assert thread.last.id == ids[2]
-
-
-class Forgetful(OpenAIResponses):
-    caps = OpenAIResponses.caps & ~Cap.PREVIOUS
-
-
-async def test_a_service_that_keeps_no_conversation_gets_all_of_it_each_time():
-    async with served([Script.text("One."), Script.text("Two.")]) as (server, _):
-        agent = Agent(Forgetful("gpt-5", api_key="key", base_url=server.base_url))
-        thread = agent.get_new_thread()
-        await poll_to_end(agent, thread, "First")
-        await agent.run("Second", thread)
-        await agent.aclose()
-        sent = server.requests[-1].json
-        assert "previous_response_id" not in sent
-        assert [item["role"] for item in sent["input"]] == ["user", "assistant", "user"]
-
-
-async def test_polling_an_older_run_of_a_thread_again_changes_nothing():
-    async with served([Script.text("One."), Script.text("Two.")]) as (server, agent):
-        thread = agent.get_new_thread()
-        first = await agent.run("First", thread, background())
-        await agent.run(thread=thread, options=background(first.continuation_token))
-        await poll_to_end(agent, thread, "Second")
-        await agent.run(thread=thread, options=background(first.continuation_token))
-        assert [message.text for message in thread.messages] == ["First", "One.", "Second", "Two."]
-        assert thread.last is not None
-        assert thread.last.id == server.run().id
-
-
-async def test_without_a_thread_nothing_is_remembered():
-    async with served() as (server, agent):
-        await agent.run("First")
-        await agent.run("Second")
-        assert "previous_response_id" not in server.requests[-1].json
-
-
-async def test_two_threads_of_one_agent_are_apart():
-    async with served() as (server, agent):
-        one, other = agent.get_new_thread(), agent.get_new_thread()
-        await agent.run("First", one)
-        await agent.run("Second", other)
-        assert "previous_response_id" not in server.requests[-1].json
-        assert [message.text for message in one.messages] == ["First", "You said: First"]
 
 
 @pytest.mark.parametrize(
