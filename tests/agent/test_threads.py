@@ -27,6 +27,7 @@ from agentbg import (
     SubmitUnknown,
     UsageError,
     inputs,
+    tool,
 )
 from agentbg.core.model import RunRef, Snapshot, StartRequest
 from agentbg.core.record import RunRecord
@@ -813,3 +814,42 @@ async def test_a_script_of_the_scripted_provider_has_the_same_conversation():
     await agent.run("Second", thread)
     assert kinds(provider.requests[-1].input) == ["user", "assistant", "user"]
     assert json.loads(thread.to_json())["turns"][1]["input"][0]["text"] == "Second"
+
+
+class TestOptions:
+    """What a run was started with holds for all its rounds, whoever calls."""
+
+    async def test_a_follow_up_keeps_the_options_of_the_start_when_the_poll_names_none(self):
+        async def look_up(city: str) -> str:
+            return city
+
+        script = Turns([Script.call("look_up", {"city": "Ghent"}).lasting(running=0.05), Script.text("18.")])
+        async with served(script, tools=[look_up]) as (server, agent):
+            thread = agent.get_new_thread()
+            wishes = background()
+            wishes.reasoning_effort, wishes.max_output_tokens = "high", 77
+            response = await agent.run("Weather?", thread, wishes)
+            thread = AgentThread.from_json(thread.to_json())
+            while response.continuation_token is not None:
+                await asyncio.sleep(0.02)
+                response = await agent.run(thread=thread, options=background(response.continuation_token))
+
+        assert response.text == "18."
+        first, second = [request.json for request in server.requests if request.method == "POST"]
+        assert first["reasoning"] == second["reasoning"] == {"effort": "high"}
+        assert first["max_output_tokens"] == second["max_output_tokens"] == 77
+
+    async def test_a_foreground_run_stays_in_the_foreground_when_it_is_answered(self):
+        @tool(requires_approval=True)
+        async def pay(euro: int) -> str:
+            """Pay."""
+            return "paid"
+
+        script = Turns([Script.call("pay", {"euro": 5}), Script.text("Done.")])
+        async with served(script, tools=[pay]) as (server, agent):
+            thread = agent.get_new_thread()
+            (request,) = (await agent.run("Pay.", thread)).requests
+            response = await agent.run(request.approve(), thread)
+
+        assert (response.text, response.continuation_token) == ("Done.", None)
+        assert [request.json.get("background") for request in server.requests] == [None, None]
