@@ -89,6 +89,7 @@ class ScriptedProvider:
         self.closed = 0
         """How often `aclose` was called."""
         self._load = Load()
+        self._begun: dict[str | None, ScriptedRun] = {}  # by the keys of their starts
         self._started = 0
         self._taken = 0
 
@@ -315,11 +316,18 @@ class ScriptedProvider:
         if call.method != "respond" and (wrong := complaint([*earlier, *request.input])) is not None:
             raise RequestRejected(wrong, status_code=400)
 
+        if Cap.IDEMPOTENT_START in self.caps and (begun := self._begun.get(call.key)) is not None:
+            call.run = begun.id
+            return begun
+
         script, rest = self._cast(self.runs.get(call.answered))
         self._started += 1
         ref = RunRef(self.name, self.endpoint, {"response": f"resp_{self._started}"})
         run = self.runs[ref.id] = ScriptedRun(self._started, ref, request, script, _now())
         run.earlier, run.rest, call.run = earlier, rest, run.id
+        if call.key is not None:
+            self._begun[call.key] = run
+
         return run
 
     def _earlier(self, request: StartRequest) -> Sequence[JSON]:

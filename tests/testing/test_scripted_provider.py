@@ -615,3 +615,18 @@ class TestAnswers:
         await gone(deleted)
         await asyncio.sleep(100)
         await gone(expired)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_start_with_a_key_that_was_used_is_that_run_where_starts_are_idempotent(idempotent):
+    @virtual_time
+    async def story():
+        caps = Cap.IDEMPOTENT_START | Cap.STREAM_START if idempotent else Cap.STREAM_START
+        provider = ScriptedProvider.text("Hello", caps=caps)
+        first, again = [await provider.start(ASK, key="run_1") for _ in range(2)]
+        assert (first.ref == again.ref) is idempotent
+        assert text_of(await collect(provider.open(ASK, key="run_1"))) == "Hello"
+        assert len(provider.runs) == (1 if idempotent else 3)
+        assert (await provider.start(ASK)).ref != (await provider.start(ASK)).ref
+
+    story()
