@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from .calls import raise_if_not_started
+from .calls import Calls, raise_if_not_started
 from .clock import Clock
 from .core.dialogue import check_answers
 from .core.messages import (
@@ -33,7 +33,7 @@ from .core.messages import (
     StreamEnded,
     WakeAt,
 )
-from .core.model import StartRequest
+from .core.model import RunRef, StartRequest
 from .core.queue import PollQueue
 from .core.record import RunRecord
 from .core.requests import Answer, InputRequest
@@ -41,7 +41,7 @@ from .core.status import RunStatus
 from .core.update import AgentRunResponseUpdate
 from .errors import AgentBGError, ProviderError, RuntimeClosed, UsageError
 from .hooks import Hooks
-from .live import LiveRun, heard, outlast
+from .live import LiveRun, outlast, promise, resolve
 from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
@@ -65,7 +65,7 @@ class Driver:
         self.clock = clock
         self._queue = PollQueue()
         self._limit = anyio.CapacityLimiter(max_requests)
-        self._delicate: set[asyncio.Future[None]] = set()
+        self._delicate: set[asyncio.Future[Any]] = set()
         """What closing waits for a little."""
         self._group: asyncio.TaskGroup | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class Driver:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
         self._spawn(live, self._start(live, request))
         self.runs[live.id] = live
-        live.started = _promise()
+        live.started = promise()
         self._take_care(live.started)
         await asyncio.shield(live.started)
 
@@ -115,9 +115,6 @@ class Driver:
             return
 
         self.runs[live.id] = live
-        if live.settled:
-            return
-
         again = self._again(live)
         if live.record.ref is None and again is not None:
             self._spawn(live, self._send_start(live, again, live.id))
@@ -145,7 +142,7 @@ class Driver:
             raise live.lost
 
         if live.cancelling is None:
-            live.cancelling = _promise()
+            live.cancelling = promise()
             live.record.cancel_reason = live.record.cancel_reason or reason
             self._spawn(live, self.tell(live, CancelAsked()))
 
@@ -157,8 +154,9 @@ class Driver:
         Cancelling this leaves the answers on their way.
         """
         self.require_open()
-        stored = _promise()
-        self._spawn(live, self._respond(live, answers, stored))
+        stored = promise()
+        work = self._spawn(live, self._respond(live, answers, stored))
+        work.add_done_callback(lambda _: resolve(stored, live.lost or self._closed()))  # it may not even have begun
         await asyncio.shield(stored)
 
     def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
@@ -181,6 +179,10 @@ class Driver:
     # --- commands ---
 
     async def _do(self, live: LiveRun, commands: list[Command]) -> None:
+        task = asyncio.current_task()
+        if task is not None and any(isinstance(command, Invoke | Send) for command in commands):
+            self._take_care(task)  # what is stored as begun is to be begun
+
         for command in commands:
             if live.lost is not None:  # let go of meanwhile: another `LiveRun` may drive the run by now
                 return
@@ -196,7 +198,7 @@ class Driver:
                 self._queue.set(live.id, at)
                 self._kick.set()
             case Poll():
-                self._spawn(live, self._poll(live))
+                self._spawn(live, self._poll(live, *live.service))
             case Attach(after):
                 calls, ref = live.service
                 live.reconnects += 1
@@ -204,7 +206,7 @@ class Driver:
             case Detach():
                 self._detach(live)
             case Cancel():
-                self._spawn(live, self._send_cancel(live))
+                self._spawn(live, self._send_cancel(live, *live.service))
             case Invoke(request):
                 live.work(self._take_care(self._spawn(live, self._invoke(live, request))))
             case Send():
@@ -220,6 +222,9 @@ class Driver:
         record.updated_at = self.clock.wall()
         if commit.settled:
             record.finished_at = record.updated_at if record.status.terminal else None
+
+        if commit.updates:
+            live.settled = False  # until the store has these
 
         await (self._store.save if commit.whole else self._store.append)(record, commit.updates)
         if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
@@ -251,7 +256,7 @@ class Driver:
             del self.runs[live.id]
             self._queue.discard(live.id)
 
-    def _take_care(self, work: asyncio.Future[None]) -> asyncio.Future[None]:
+    def _take_care(self, work: asyncio.Future[Any]) -> asyncio.Future[Any]:
         self._delicate.add(work)
         work.add_done_callback(self._delicate.discard)
         return work
@@ -297,17 +302,19 @@ class Driver:
     async def _respond(self, live: LiveRun, answers: Sequence[Answer], stored: asyncio.Future[None]) -> None:
         try:
             async with live.lock:
+                if live.lost is not None:
+                    raise live.lost
+
                 check_answers(live.record, answers)
                 live.record.renewed_at = self.clock.wall()
-                live.settled = False
                 await self._do(live, live.run.feed(Answered(answers), self.clock.now()))
         except UsageError as error:
-            _resolve(stored, error)
-        except BaseException as error:
-            _resolve(stored, error if isinstance(error, AgentBGError) else self._closed())
+            resolve(stored, error)
+        except AgentBGError as error:
+            resolve(stored, error)
             raise
         else:
-            _resolve(stored)
+            resolve(stored)
 
     def _again(self, live: LiveRun) -> StartRequest | None:
         """What to start the run by, should its service have lost it; None where that is not to be."""
@@ -315,8 +322,7 @@ class Driver:
         wanted = not record.cancel_requested and not record.rounds and self.clock.wall() < live.restarts_until
         return record.request if wanted else None
 
-    async def _poll(self, live: LiveRun) -> None:
-        calls, ref = live.service
+    async def _poll(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:
         async with self._limit:
             live.record.polls += 1
             since = self.clock.now()
@@ -341,8 +347,7 @@ class Driver:
                 if live.stream is not asyncio.current_task():
                     return
 
-    async def _send_cancel(self, live: LiveRun) -> None:
-        calls, ref = live.service
+    async def _send_cancel(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:
         seen: CancelAnswered | CancelFailed
         failure: ProviderError | None = None
         try:
@@ -352,7 +357,7 @@ class Driver:
             seen, failure = CancelFailed(), error
 
         await self.tell(live, seen)
-        _resolve(live.cancelling, failure)
+        resolve(live.cancelling, failure)
         live.cancelling = None
 
     def _report_start(self, live: LiveRun, seen: Observation) -> None:
@@ -363,11 +368,11 @@ class Driver:
         try:
             raise_if_not_started(seen, live.id)
         except AgentBGError as error:
-            _resolve(live.started, error)
+            resolve(live.started, error)
             return
 
         if live.record.ref is not None or live.settled:
-            _resolve(live.started)
+            resolve(live.started)
 
     # --- hosting ---
 
@@ -439,20 +444,3 @@ class Driver:
 def _answered(record: RunRecord) -> bool:
     """True for a run that the service answered at once, without giving it a name."""
     return not record.status.live and record.status is not RunStatus.FAILED
-
-
-def _promise() -> asyncio.Future[None]:
-    """A future whose outcome nobody may be there to take: that is no error."""
-    promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    promise.add_done_callback(heard)
-    return promise
-
-
-def _resolve(promise: asyncio.Future[None] | None, error: Exception | None = None) -> None:
-    if promise is None or promise.done():
-        return
-
-    if error is None:
-        promise.set_result(None)
-    else:
-        promise.set_exception(error)

@@ -71,6 +71,24 @@ def heard(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
+def promise() -> asyncio.Future[None]:
+    """A future whose outcome nobody may be there to take: that is no error."""
+    made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    made.add_done_callback(heard)
+    return made
+
+
+def resolve(made: asyncio.Future[None] | None, error: Exception | None = None) -> None:
+    """Keep a promise, or break it with an error; nothing, when that was done before."""
+    if made is None or made.done():
+        return
+
+    if error is None:
+        made.set_result(None)
+    else:
+        made.set_exception(error)
+
+
 class LiveRun:
     """One run that handles look at and the driver drives. All handles of a run share it."""
 
@@ -141,22 +159,19 @@ class LiveRun:
         for rest in self.rests.values():
             rest()
 
-        if self.cancelling is not None and not self.cancelling.done():
-            self.cancelling.set_result(None)
-
+        resolve(self.cancelling)
+        self.cancelling = None
         self.bell.ring()
         self._announce()
 
     def abandon(self, error: AgentBGError) -> None:
         """This process lets go of the run: all who wait get the error, now and later. The run itself goes on."""
-        if self.settled or self.lost is not None:
+        if self.lost is not None or (self.settled and self.record.status.terminal):
             return
 
         self.lost = error
-        for promise in (self.started, self.cancelling):
-            if promise is not None and not promise.done():
-                promise.set_exception(error)
-
+        resolve(self.started, error)
+        resolve(self.cancelling, error)
         self.bell.ring(error)
         self._announce()
 
