@@ -1,7 +1,8 @@
 """Runtimes, handles and streams through random lives: anything may happen at any moment, in virtual time.
 
 A program is a service with its faults, a store with its moods, and some runtimes on that store, one after the other,
-each with steps that are taken, and cancelled, at random moments. The last runtime has a calm service and a calm store.
+each with steps that are taken, and cancelled, at random moments. The last runtime has a calm service, a calm store, and
+a user who answers all that is asked.
 """
 
 from __future__ import annotations
@@ -12,278 +13,93 @@ import logging
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count, cycle, pairwise
-from math import inf
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 from agentbg import (
     Agent,
     AgentBGError,
     AgentRunOptions,
     AgentRuntime,
-    AuthenticationFailed,
+    Answer,
     Fenced,
     PollPolicy,
-    RunNotFound,
+    RequestKind,
+    RunContext,
     ServiceUnavailable,
     StoreError,
     StreamPolicy,
-    StreamRefused,
     UpdateType,
     UsageError,
+    tool,
 )
+from agentbg.core.model import SUBMIT_UNKNOWN
 from agentbg.core.status import RunStatus
-from agentbg.providers.base import Resume
-from agentbg.stores import MemoryStore
-from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, run
+from agentbg.providers.base import Cap
+from agentbg.stores import MemoryStore, SQLiteStore
+from agentbg.testing import ScriptedProvider, VirtualClock, announced, run
+
+from .moody_store import MoodyStore
+from .programs import MAX_AGE, PROGRAMS, Life, Program, Step
 
 BOUND = 400.0
 """Virtual seconds after which whoever waits for something that has ended must know."""
-MAX_AGE = 600.0
 
 
-class MoodyStore(MemoryStore):
-    """Takes its time before and after each call, refuses some, and notes what it was told. Closing waits for calls."""
+class Tools:
+    """The agent's functions, and how often each was called."""
 
-    def __init__(self, delays: Sequence[float], refused: frozenset[int], stubborn: bool) -> None:
-        super().__init__()
-        self.first: dict[str, int] = {}
-        """The seq after which each run's journal begins."""
-        self.ended: dict[str, RunStatus] = {}
-        self.moody = True
-        self.stolen = False
-        self.troubled: set[str] = set()
-        """Runs that a runtime had to let go of."""
-        self._delays = cycle(delays)
-        self._refused = refused
-        self._stubborn = stubborn  # what was accepted is done, also when nobody waits for it any more
-        self._calls = count(1)
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._closing = False
-
-    async def _call(self, work: Coroutine[Any, Any, Any], run_id: str = "") -> Any:
-        if not self._stubborn:
-            return await self._do(work, run_id)
-
-        doing = asyncio.ensure_future(self._do(work, run_id))
-        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(doing)
-
-    async def _do(self, work: Coroutine[Any, Any, Any], run_id: str) -> Any:
-        before, after = (next(self._delays), next(self._delays)) if self.moody else (0.0, 0.0)
-        refused = self.moody and next(self._calls) in self._refused
-        self._under_way += 1
-        try:
-            if self._closing:
-                raise StoreError("The store is being closed.")
-
-            await asyncio.sleep(before)
-            if refused:
-                self.troubled.add(run_id)
-                raise StoreError("The disk is full.")
-
-            result = await work
-            await asyncio.sleep(after)
-            return result
-        finally:
-            work.close()
-            self._under_way -= 1
-            self._idle.set()
-
-    async def open(self, *, readonly=False):
-        await asyncio.sleep(next(self._delays))
-        await super().open(readonly=readonly)
-        self._closing = False
-
-    async def aclose(self):
-        self._closing = True
-        await asyncio.shield(asyncio.ensure_future(self.quiet()))
-
-    async def quiet(self) -> None:
-        """Closed, with nothing under way: a cancellation only stops the waiting for that."""
-        while self._under_way:
-            self._idle.clear()
-            await self._idle.wait()
-
-        await super().aclose()
-
-    async def create(self, record):
-        self.first[record.id] = record.position.seq
-        await self._call(super().create(record), record.id)
-
-    async def acquire(self, run_id):
-        return await self._call(super().acquire(run_id), run_id)
-
-    async def save(self, record, updates=()):
-        await self._call(self._save(record, list(updates)), record.id)
-
-    async def _save(self, record, updates):
-        try:
-            await super().save(record, updates)
-        except StoreError:
-            self.troubled.add(record.id)
-            raise
-
-        if record.status.terminal:
-            assert self.ended.setdefault(record.id, record.status) is record.status, "it had ended otherwise"
-        else:
-            assert record.id not in self.ended, "it had ended"
-
-    async def load(self, run_id):
-        return await self._call(super().load(run_id))
-
-    async def list(self, **what):
-        return await self._call(super().list(**what))
-
-    async def find(self, provider, endpoint, remote_id):
-        return await self._call(super().find(provider, endpoint, remote_id))
-
-    async def read(self, run_id, *, after=0, limit=3):
-        return await self._call(super().read(run_id, after=after, limit=limit))
-
-    async def steal(self, run_id: str) -> None:
-        """What another process does that takes itself for the owner."""
-        self.troubled.add(run_id)
-        self.stolen = True
-        await super().acquire(run_id)
-
-    def journal(self, run_id: str):
-        return self._runs[run_id].seqs
-
-    @property
-    def ids(self) -> list[str]:
-        return list(self._runs)
-
-
-@dataclass(frozen=True)
-class Step:
-    at: float
-    kind: str
-    which: int
-    """Which of the runs, handles or tokens that there are."""
-    number: int
-    """A seq to begin after, or how many updates to take."""
-    seconds: float
-    """A time-out, or a pause."""
-    cancelled_after: float | None
-
-
-@dataclass(frozen=True)
-class Life:
-    length: float
-    steps: list[Step]
-    entering_cancelled: float | None
-    closing_cancelled: float | None
-
-
-@dataclass(frozen=True)
-class Program:
-    scripts: list[RunScript]
-    resume: Resume
-    latency: float
-    cancel_delay: float | None
-    faults: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
-    delays: list[float]
-    refused: frozenset[int]
-    stubborn: bool
-    lives: list[Life]
-    max_requests: int
-    seed: int
-
-
-MOMENTS = st.one_of(st.sampled_from([0.0, 0.01, 0.5, 1.0, 2.0]), st.floats(0, 40).map(lambda at: round(at, 2)))
-DELAYS = st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.5, 3.0])
-CALLS = st.integers(1, 6)
-SCRIPTS = st.one_of(
-    st.builds(
-        RunScript.text,
-        st.sampled_from(["", "Hello", "a long story about a run"]),
-        seconds=st.sampled_from([0.0, 1.0, 10.0, 90.0]),
-        deltas=st.integers(1, 8),
-    ),
-    st.sampled_from(
-        [
-            RunScript.failed(after="part"),
-            RunScript.incomplete("part of it"),
-            RunScript.asks(seconds=5),
-            RunScript.endless("no end"),
-            RunScript.text("draft", end=At(0, status="completed", text="another answer")),
+    def __init__(self) -> None:
+        self.made: Counter[tuple[str, str]] = Counter()
+        """How often each call was made that is not to be made twice."""
+        self.allowed: set[tuple[str, str]] = set()
+        self.all = [
+            tool(self.look, idempotent=True),
+            tool(self.book),
+            tool(self.refund, requires_approval=True),
+            tool(self.hang, timeout=20),
+            tool(self.fail, name="break"),
+            tool(self.end, on_error="fail"),
         ]
-    ),
-)
-ERRORS = st.sampled_from(
-    [
-        ServiceUnavailable("503"),
-        ServiceUnavailable("429", retry_after=2.0, unsent=True),
-        RunNotFound("404"),
-        AuthenticationFailed("401"),
-        StreamRefused("not streamed"),
-    ]
-)
-METHODS = st.sampled_from(["start", "open", "poll", "attach", "cancel"])
-TIMES = st.sampled_from([1, 1, 2, 8])
 
+    async def look(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "seen"
 
-def fault(name: str, *args: st.SearchStrategy, **options: st.SearchStrategy) -> st.SearchStrategy:
-    return st.tuples(st.just(name), st.tuples(*args), st.fixed_dictionaries(options))
+    async def book(self, seconds: float, context: RunContext) -> str:
+        self.note(context)
+        await asyncio.sleep(seconds)
+        return "booked"
 
+    async def refund(self, seconds: float, context: RunContext) -> str:
+        self.note(context)
+        assert (context.run_id, context.call_id) in self.allowed, "nobody allowed it"
+        await asyncio.sleep(seconds)
+        return "refunded"
 
-FAULTS = st.one_of(
-    fault("fail", METHODS, ERRORS, call=CALLS, times=TIMES),
-    fault("lose", st.sampled_from(["start", "open", "poll", "cancel"]), call=CALLS),
-    fault("delay", METHODS, st.sampled_from([0.5, 20.0, inf]), call=CALLS, times=TIMES),
-    fault("cut", st.integers(0, 6), st.none() | ERRORS, call=CALLS, times=TIMES),
-    fault("stall", st.integers(0, 6), call=CALLS),
-    fault("repeat", st.integers(1, 6), call=CALLS),
-    fault("double", call=CALLS, times=TIMES),
-)
-KINDS = st.sampled_from(
-    [
-        "submit",
-        "stream",
-        "elsewhere",
-        "get",
-        "list",
-        "resume",
-        "resume",
-        "read",
-        "read",
-        "result",
-        "wait",
-        "cancel",
-        "steal",
-    ]
-)
-STEPS = st.builds(
-    Step, MOMENTS, KINDS, st.integers(0, 3), st.integers(0, 6), MOMENTS, st.one_of(st.none(), st.none(), MOMENTS)
-)
-LIVES = st.builds(
-    Life,
-    st.one_of(MOMENTS, st.just(45.0), st.just(2 * MAX_AGE)),
-    st.lists(STEPS, min_size=4, max_size=12).map(lambda steps: sorted(steps, key=lambda step: step.at)),
-    st.one_of(st.none(), st.none(), MOMENTS),
-    st.one_of(st.none(), st.none(), MOMENTS),
-)
-PROGRAMS = st.builds(
-    Program,
-    scripts=st.lists(SCRIPTS, min_size=1, max_size=3),
-    resume=st.sampled_from([Resume.CURSOR, Resume.CURSOR, Resume.LOG, Resume.SNAPSHOT, Resume.NONE]),
-    latency=st.sampled_from([0.0, 0.1, 2.0]),
-    cancel_delay=st.sampled_from([0.0, 3.0, None]),
-    faults=st.lists(FAULTS, max_size=4),
-    delays=st.lists(DELAYS, min_size=1, max_size=5),
-    refused=st.one_of(st.just(frozenset()), st.frozensets(st.integers(1, 30), max_size=3)),
-    stubborn=st.booleans(),
-    lives=st.lists(LIVES, min_size=1, max_size=3),
-    max_requests=st.sampled_from([1, 32]),
-    seed=st.integers(0, 9),
-)
+    async def hang(self, seconds: float, context: RunContext) -> str:
+        self.note(context)
+        await asyncio.get_running_loop().create_future()
+        return "never"
+
+    async def fail(self, seconds: float, context: RunContext) -> str:
+        self.note(context)
+        await asyncio.sleep(seconds)
+        raise ValueError("it broke")
+
+    async def end(self, seconds: float, context: RunContext) -> str:
+        self.note(context)
+        await asyncio.sleep(seconds)
+        raise ValueError("it is over")
+
+    def note(self, context: RunContext) -> None:
+        self.made[context.run_id, context.call_id] += 1
 
 
 @dataclass
@@ -291,23 +107,33 @@ class World:
     """All that outlives a runtime, and what was seen in all of their lives."""
 
     provider: ScriptedProvider
+    tools: Tools
     agent: Agent[str]
     store: MoodyStore
     draw: Callable[[], float]
     max_requests: int
     tokens: list[str] = field(default_factory=list)
     ends: dict[str, set[tuple[RunStatus, str]]] = field(default_factory=lambda: defaultdict(set))
+    resent: Counter[str] = field(default_factory=Counter)
+    """How often a user had the answers to a run of the service sent again, by its id and by their key."""
 
     @classmethod
-    def of(cls, program: Program) -> World:
+    def of(cls, program: Program, folder: Path) -> World:
         provider = ScriptedProvider(
-            *program.scripts, resume=program.resume, latency=program.latency, cancel_delay=program.cancel_delay
+            *program.scripts,
+            caps=program.caps,
+            resume=program.resume,
+            latency=program.latency,
+            cancel_delay=program.cancel_delay,
         )
         for name, args, options in program.faults:
             getattr(provider, name)(*args, **options)
 
-        store = MoodyStore(program.delays, program.refused, program.stubborn)
-        return cls(provider, Agent(provider), store, random.Random(program.seed).random, program.max_requests)
+        inner = announced(SQLiteStore(folder / "runs.db", durable=False)) if program.on_disk else MemoryStore()
+        store = MoodyStore(inner, program.delays, program.refused, program.stubborn)
+        tools = Tools()
+        agent = Agent(provider, tools=tools.all, max_rounds=3)
+        return cls(provider, tools, agent, store, random.Random(program.seed).random, program.max_requests)
 
     def runtime(self) -> AgentRuntime:
         return AgentRuntime(
@@ -326,6 +152,27 @@ class World:
             self.ends[handle.id].add((handle.status, handle.response.text))
             assert len(self.ends[handle.id]) == 1, self.ends[handle.id]
 
+    async def answer(self, handle, number: int = 0) -> None:
+        """What a user says: with 0 yes to everything, else something else, or to a part of it, or nonsense."""
+        response = handle.response
+        unsure = response.error is not None and response.error.code == SUBMIT_UNKNOWN
+        if unsure and handle.status is RunStatus.INPUT_REQUIRED:
+            self.resent.update([response.response_id, f"{handle.id}.{len(handle._live.record.rounds)}"])
+
+        requests = response.requests[:1] if number == 1 else response.requests
+        answers = [self.decide(handle, request, number) for request in requests]
+        await handle.respond(*answers, *([Answer("nobody_asked", output="x")] if number == 6 else []))
+
+    def decide(self, handle, request, number: int) -> Answer:
+        if request.kind is RequestKind.CALL:
+            return request.reject("no") if number == 3 else request.answer("an answer")
+
+        if number in (2, 3):
+            return request.reject("too expensive")
+
+        self.tools.allowed.add((handle.id, request.id))
+        return request.approve()
+
 
 class Player:
     """Takes the steps of one life. What a step ends with is checked here."""
@@ -337,18 +184,28 @@ class Player:
         self.tasks: list[asyncio.Task[None]] = []
         self.deaf: list[asyncio.Task[None]] = []
         """Those that were cancelled, and went on."""
+        self.alone: list[asyncio.Task[None]] = []
+        """Those that need no runtime."""
         self.awaited: dict[asyncio.Task[None], Any] = {}
+        self.soon: dict[asyncio.Task[None], float] = {}
+        """Those that need not wait for a run, by when they began."""
 
     async def play(self, life: Life) -> None:
-        begun = asyncio.get_running_loop().time()
+        begun = now()
+        length = life.steps[-1].at if life.length is None else life.length
         for step in life.steps:
-            if step.at > life.length:
+            if step.at > length:
                 break
 
-            await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
-            self.begin(self.take(step), step.cancelled_after)
+            await asyncio.sleep(begun + step.at - now())
+            task = self.begin(self.take(step), step.cancelled_after)
+            if step.kind in ("respond", "cancel") and step.number % 2 == 0:
+                self.soon[task] = now()
 
-        await asyncio.sleep(begun + life.length - asyncio.get_running_loop().time())
+            if step.kind == "elsewhere":
+                self.alone.append(task)
+
+        await asyncio.sleep(begun + length - now())
 
     def begin(self, work, cancelled_after: float | None) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -372,8 +229,8 @@ class Player:
         try:
             await getattr(self, step.kind)(step)
         except AgentBGError as error:
-            stolen = self.world.store.stolen
-            if type(error) is UsageError or (isinstance(error, Fenced) and not stolen):
+            wrong = type(error) is UsageError and step.kind not in ("respond", "talk")  # two may answer at once
+            if wrong or (isinstance(error, Fenced) and not self.world.store.stolen):
                 raise  # nothing here is used wrongly, and no runtime fences itself
         except asyncio.CancelledError:
             assert asyncio.current_task() in self.cut_short, "nobody cancelled this"
@@ -382,7 +239,8 @@ class Player:
     # --- steps ---
 
     async def submit(self, step: Step, *, stream: bool = False) -> None:
-        self.keep(await self.runtime.submit(self.world.agent, "x", stream=stream))
+        deadline = 20.0 if step.number == 6 else None
+        self.keep(await self.runtime.submit(self.world.agent, "x", stream=stream, deadline=deadline))
 
     async def stream(self, step: Step) -> None:
         await self.submit(step, stream=True)
@@ -439,7 +297,7 @@ class Player:
         if not got:
             return
 
-        assert got[-1].type is UpdateType.END
+        assert got[-1].type is (UpdateType.END if handle.status.terminal else UpdateType.WAITING)
         if self.beginning(handle, after) == 1 or any(update.type is UpdateType.RESET for update in got):
             assert ended_by_us(handle) or joined(got) == got[-1].response.text == handle.response.text
 
@@ -457,9 +315,28 @@ class Player:
             await handle.wait(step.seconds if step.number else None)
             assert handle.done() or step.number
 
+    async def respond(self, step: Step) -> None:
+        handle = self.pick(step)
+        if handle is not None:
+            if step.number % 2:
+                await handle.wait()
+
+            await self.world.answer(handle, step.number)
+            assert step.number != 6, "nobody asked"
+
+    async def talk(self, step: Step) -> None:
+        """A user who stays, and answers whenever he is asked."""
+        handle = self.pick(step)
+        while handle is not None and not (await handle.wait()).terminal:
+            await asyncio.sleep(step.seconds if step.number % 2 else 0)
+            await self.world.answer(handle, step.number % 4)
+
     async def cancel(self, step: Step) -> None:
         handle = self.pick(step)
         if handle is not None:
+            if step.number % 2:
+                await handle.wait()
+
             await handle.cancel()
 
     async def steal(self, step: Step) -> None:
@@ -479,14 +356,29 @@ class Player:
     # --- afterwards ---
 
     def check_waiters(self) -> None:
-        """Whoever waits for a run that is over knows it."""
+        """Whoever waits for a run that is over knows it, and who asks for something gets an answer."""
         late = [handle for task, handle in self.awaited.items() if not task.done() and handle.done()]
         assert late == []
+        slow = [task for task, begun in self.soon.items() if not task.done() and now() - begun > 2 * BOUND]
+        assert slow == []
+
+    def check_runs(self) -> None:
+        """Only runs that go on, or wait for their user, are at hand."""
+        at_hand = self.runtime._driver.runs.values()
+        assert [live.record for live in at_hand if live.settled and live.record.status.terminal] == []
+
+    async def hang_up(self) -> None:
+        """End what no runtime drives."""
+        for task in self.alone:
+            self.cut(task)
+
+        if self.alone:
+            await asyncio.wait(self.alone)
 
     async def check_all_over(self) -> None:
         if self.tasks:
             _, hanging = await asyncio.wait(self.tasks, timeout=BOUND)
-            assert not hanging, "it waits for ever"
+            assert not hanging, f"it waits for ever: {hanging}"
 
         assert self.deaf == []
         for task in self.tasks:
@@ -495,6 +387,10 @@ class Player:
 
         for handle in self.handles:
             self.world.note(handle)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def ended_by_us(handle) -> bool:
@@ -541,6 +437,8 @@ async def live(world: World, life: Life) -> None:
         await player.play(life)
         player.check_waiters()
         await cancelled_after(runtime.__aexit__(None, None, None), life.closing_cancelled)
+        player.check_runs()
+        await player.hang_up()
 
     await world.store.quiet()
     left = [task for task in asyncio.all_tasks() if task not in {*player.tasks, asyncio.current_task()}]
@@ -554,34 +452,47 @@ async def last_life(world: World) -> None:
     world.store.moody = False
     async with world.runtime() as runtime:
         for handle in await runtime.list():
-            await asyncio.wait_for(handle.wait(), 3 * MAX_AGE)
+            await asyncio.wait_for(to_its_end(world, handle), 20 * MAX_AGE)
             world.note(handle)
             async with handle.stream() as updates:
                 got = [update async for update in updates]
 
             seqs = list(range(world.store.first[handle.id] + 1, after_last(got)))
-            assert [update.seq for update in got] == seqs == world.store.journal(handle.id)
-            assert (await world.store.load(handle.id)).position.seq == got[-1].seq
+            assert [update.seq for update in got] == seqs == await world.store.journal(handle.id)
+            stored = await world.store.load(handle.id)
+            assert stored.position.seq == got[-1].seq
+            assert stored.status is handle.status
             assert got[-1].type is UpdateType.END
             check_text(world, handle, got)
 
+        assert runtime._driver.runs == {}
+        assert len(runtime._driver._queue) == 0
+
+
+async def to_its_end(world: World, handle) -> None:
+    while not (await handle.wait()).terminal:
+        assert handle.status is RunStatus.INPUT_REQUIRED
+        await world.answer(handle)
+
 
 def check_text(world: World, handle, got) -> None:
-    if handle.status.terminal and world.store.first[handle.id] == 0 and not ended_by_us(handle):
+    if world.store.first[handle.id] == 0 and not ended_by_us(handle):
         assert joined(got) == handle.response.text, (handle.status, got)
 
     if handle.status is RunStatus.COMPLETED:
-        story = world.provider.runs[handle._live.record.ref.id]
-        assert handle.response.text == story.snapshot(len(story.steps)).text
+        record = handle._live.record
+        stories = [world.provider.runs[ref.id] for ref in (*(closed.ref for closed in record.rounds), record.ref)]
+        assert handle.response.text == "".join(story.snapshot(len(story.steps)).text for story in stories)
 
 
 def check_calls(world: World) -> None:
-    starts = Counter(
-        call.key
-        for call in world.provider.calls
-        if call.key is not None and call.method in ("start", "open") and not getattr(call.error, "unsent", False)
-    )
-    assert all(times == 1 for times in starts.values()), starts
+    assert [call for call, times in world.tools.made.items() if times > 1] == []
+    sent = [call for call in world.provider.calls if not surely_refused(call.error)]
+    answers = Counter(call.answered if call.method == "respond" else call.key for call in sent)
+    for asked, times in answers.items():
+        idempotent = Cap.IDEMPOTENT_START in world.provider.caps and asked not in world.provider.runs
+        assert idempotent or asked is None or times <= 1 + world.resent[asked], asked
+
     for methods in (("poll",), ("open", "attach")):
         of_run = defaultdict(list)
         for call in world.provider.calls:
@@ -593,6 +504,10 @@ def check_calls(world: World) -> None:
                 assert one.ended_at is not None, "it is still under way"
                 if methods != ("poll",) or not world.store.troubled:
                     assert one.ended_at <= other.at, "two at once"
+
+
+def surely_refused(error: Exception | None) -> bool:
+    return error is not None and (not isinstance(error, ServiceUnavailable) or error.unsent)
 
 
 class Complaints(logging.Handler):
@@ -611,18 +526,19 @@ class Complaints(logging.Handler):
         return self
 
     def __exit__(self, *_: object) -> None:
-        gc.collect()
         sys.unraisablehook = self._hook
         logging.getLogger().removeHandler(self)
 
 
 async def lives(program: Program, complaints: Complaints) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.found.append(context))
-    world = World.of(program)
-    for life in program.lives:
-        await live(world, life)
+    with TemporaryDirectory() as folder:
+        world = World.of(program, Path(folder))
+        for life in program.lives:
+            await live(world, life)
 
-    await last_life(world)
+        await last_life(world)
+
     check_calls(world)
     del world
     gc.collect()
