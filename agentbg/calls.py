@@ -55,15 +55,17 @@ class Calls:
 
     async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
         """Start a run; send it again only where the first surely did no work at the service."""
-        return await self._begin(lambda: self.provider.start(request, key=key))
+        return await self._begin(lambda: self.provider.start(request, key=key), keyed=True)
 
-    async def _begin(self, call: Callable[[], Awaitable[Snapshot]]) -> Started | StartFailed | StartLost:
+    async def _begin(
+        self, call: Callable[[], Awaitable[Snapshot]], *, keyed: bool
+    ) -> Started | StartFailed | StartLost:
         since = _now()
         for attempt in count(1):
             try:
                 return Started(await _contained(call()))
             except ProviderError as error:
-                if not await self._may_repeat(error, attempt, since):
+                if not await self._may_repeat(error, attempt, since, keyed=keyed):
                     return _failed_start(error)
 
         raise AssertionError("unreachable")
@@ -99,8 +101,8 @@ class Calls:
         raise AssertionError("unreachable")
 
     async def respond(self, ref: RunRef, request: StartRequest) -> Started | StartFailed | StartLost:
-        """Tell a run that waits what it waits for. As a start: it may be repeated only where it surely did no work."""
-        return await self._begin(lambda: self.provider.respond(ref, request.input))
+        """Tell a run that waits what it waits for. It has no key: it is sent again only where it surely did no work."""
+        return await self._begin(lambda: self.provider.respond(ref, request.input), keyed=False)
 
     async def cancel(self, ref: RunRef) -> CancelAnswered:
         """Ask the service to cancel, again while it cannot answer. Raises the last `ProviderError`."""
@@ -141,7 +143,7 @@ class Calls:
                     return
 
             error = seen.error or ServiceUnavailable("The stream ended before it named the run.")
-            if not await self._may_repeat(error, attempt, since):
+            if not await self._may_repeat(error, attempt, since, keyed=True):
                 yield _failed_start(error)
                 return
 
@@ -175,14 +177,14 @@ class Calls:
         except TimeoutError as error:
             raise ServiceUnavailable(f"The service did not answer within {self.retry.answer:g} s.") from error
 
-    async def _may_repeat(self, error: ProviderError, attempt: int, since: float) -> bool:
+    async def _may_repeat(self, error: ProviderError, attempt: int, since: float, *, keyed: bool) -> bool:
         if isinstance(error, PreviousRunNotFound | ConversationLocked):
             return await self._let_settle(error, attempt, since)
 
         if not isinstance(error, ServiceUnavailable):
             return False
 
-        harmless = error.unsent or Cap.IDEMPOTENT_START in self.provider.caps
+        harmless = error.unsent or (keyed and Cap.IDEMPOTENT_START in self.provider.caps)
         return harmless and await self._pause(error, attempt)
 
     async def _let_settle(self, error: PreviousRunNotFound | ConversationLocked, attempt: int, since: float) -> bool:

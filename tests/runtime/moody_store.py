@@ -19,6 +19,8 @@ class MoodyStore:
     def __init__(self, inner: Store, delays: Sequence[float], refused: frozenset[int], stubborn: bool) -> None:
         self.first: dict[str, int] = {}
         """The seq after which each run's journal begins."""
+        self.kept: dict[str, tuple[RunStatus, int]] = {}
+        """The status and the seq of each run that were saved last, where that is sure."""
         self.ended: dict[str, RunStatus] = {}
         self.moody = True
         self.stolen = False
@@ -31,6 +33,7 @@ class MoodyStore:
         self._calls = count(1)
         self._under_way = 0
         self._idle = asyncio.Event()
+        self._lock = asyncio.Lock()
         self._closing = False
 
     @property
@@ -83,7 +86,8 @@ class MoodyStore:
             self._idle.clear()
             await self._idle.wait()
 
-        await self._inner.aclose()
+        async with self._lock:
+            await self._inner.aclose()
 
     async def create(self, record):
         await self._call(self._create(record), record.id)
@@ -96,31 +100,25 @@ class MoodyStore:
         return await self._call(self._inner.acquire(run_id), run_id)
 
     async def save(self, record, updates=()):
-        await self._call(self._save(record, list(updates)), record.id)
+        await self._call(self._keep(self._inner.save, record, list(updates)), record.id)
 
-    async def _save(self, record: RunRecord, updates):
-        status = record.status
+    async def append(self, record, updates):
+        await self._call(self._keep(self._inner.append, record, list(updates)), record.id)
+
+    async def _keep(self, save, record: RunRecord, updates) -> None:
+        status, seq = record.status, record.position.seq
+        self.kept.pop(record.id, None)
         try:
-            await self._inner.save(record, updates)
+            await save(record, updates)
         except StoreError:
             self.troubled.add(record.id)
             raise
 
+        self.kept[record.id] = status, seq
         if status.terminal:
             assert self.ended.setdefault(record.id, status) is status, "it had ended otherwise"
         else:
             assert record.id not in self.ended, "it had ended"
-
-    async def append(self, record, updates):
-        await self._call(self._append(record, list(updates)), record.id)
-
-    async def _append(self, record: RunRecord, updates):
-        assert record.id not in self.ended, "it had ended"
-        try:
-            await self._inner.append(record, updates)
-        except StoreError:
-            self.troubled.add(record.id)
-            raise
 
     async def load(self, run_id):
         return await self._call(self._inner.load(run_id))

@@ -10,7 +10,7 @@ import pytest
 from agentbg import Agent, AgentRuntime, ServiceUnavailable, SubmitUnknown
 from agentbg.providers import Cap
 from agentbg.stores import MemoryStore
-from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
+from agentbg.testing import RunScript, ScriptedProvider, VirtualClock, virtual_time
 from agentbg.testing.provider import ALL_CAPS
 
 
@@ -91,3 +91,19 @@ async def test_an_intent_past_its_deadline_is_not_started():
             await (await running.get(handle.id))
 
     assert provider.calls == []
+
+
+@virtual_time
+async def test_an_answer_has_no_key_and_is_not_sent_again_when_its_own_answer_was_lost():
+    scripts = [RunScript.asks(seconds=1), RunScript.text("done")]
+    provider = ScriptedProvider(scripts, caps=ALL_CAPS | Cap.IDEMPOTENT_START).lose("respond")
+    async with runtime() as running:
+        handle = await running.submit(Agent(provider), "x")
+        await handle.wait()
+        await handle.respond(*(request.approve() for request in handle.response.requests))
+        with pytest.raises(SubmitUnknown):
+            await handle
+
+        assert provider.count("respond") == 1
+        await handle.respond()
+        assert (await handle).text == "done"

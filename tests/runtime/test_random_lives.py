@@ -362,6 +362,13 @@ class Player:
         slow = [task for task, begun in self.soon.items() if not task.done() and now() - begun > 2 * BOUND]
         assert slow == []
 
+    def check_handles(self) -> None:
+        """What a handle shows of a run that rests is what the store has."""
+        for handle in self.handles:
+            kept = self.world.store.kept.get(handle.id)
+            if kept is not None and handle.done() and handle._live.lost is None:
+                assert kept == (handle.status, handle._live.record.position.seq)
+
     def check_runs(self) -> None:
         """Only runs that go on, or wait for their user, are at hand."""
         at_hand = self.runtime._driver.runs.values()
@@ -436,6 +443,7 @@ async def live(world: World, life: Life) -> None:
     if await cancelled_after(runtime.__aenter__(), life.entering_cancelled):
         await player.play(life)
         player.check_waiters()
+        player.check_handles()
         await cancelled_after(runtime.__aexit__(None, None, None), life.closing_cancelled)
         player.check_runs()
         await player.hang_up()
