@@ -279,6 +279,7 @@ class AgentRuntime:
         """
         taking = self._taking.get(key)
         if taking is None:
+            self._driver.require_open()  # whoever closes it waits for those that are under way, and there are no more
             taking = self._taking[key] = asyncio.ensure_future(take())
             taking.add_done_callback(lambda _: self._taking.pop(key, None))
             taking.add_done_callback(heard)

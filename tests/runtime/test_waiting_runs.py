@@ -196,3 +196,24 @@ async def test_a_call_may_be_answered_while_the_service_cannot_be_reached():
         handle = await waiting(running, Agent(provider))
         await answer(handle)
         assert (await handle).text == "done"
+
+
+@virtual_time
+async def test_who_asks_for_a_run_while_the_runtime_closes_does_not_take_it():
+    class SlowLoad(MemoryStore):
+        async def load(self, run_id):
+            await asyncio.sleep(1)
+            return await super().load(run_id)
+
+    store, agent = SlowLoad(), Agent(service())
+    async with runtime(store) as running:
+        handle = await waiting(running, agent)
+
+    async with runtime(store, agents=[agent]) as running:
+        getting = asyncio.ensure_future(running.get(handle.id))
+        await asyncio.sleep(0.5)
+
+    await store.open()
+    await asyncio.wait({getting})
+    assert isinstance(getting.exception(), RuntimeClosed)
+    assert (await store.load(handle.id)).epoch == handle._live.record.epoch
