@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..core.model import RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
+from ..core.model import JSON, RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
 from ..core.position import Position, digest
 from ..core.record import RunRecord
+from ..core.requests import InputRequest, RequestKind
+from ..core.rounds import Call, CallState, Round
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate, UpdateType
 
@@ -59,6 +61,7 @@ def full_record() -> RunRecord:
         usage=Usage(1, 2, 3, raw),
         poll_after=2.5,
         raw=raw,
+        requests=[InputRequest("mcpr_1", RequestKind.APPROVAL, NASTY, NASTY, raw)],
     )
     request = StartRequest(
         [raw],
@@ -74,6 +77,7 @@ def full_record() -> RunRecord:
         service_tier=NASTY,
         metadata=raw,
         whole=True,
+        include=[NASTY],
     )
     return RunRecord(
         id="run_1",
@@ -95,5 +99,15 @@ def full_record() -> RunRecord:
         finished_at=1_767_225_701.0,
         polls=12,
         snapshot=snapshot,
+        rounds=[full_round(ref, raw)],
+        renewed_at=1_767_225_650.0,
         metadata=raw,
     )
+
+
+def full_round(ref: RunRef, raw: JSON) -> Round:
+    """A round in which every field has a value."""
+    asked = InputRequest("call_1", RequestKind.APPROVAL, NASTY, NASTY, raw)
+    calls = [Call(asked, CallState.ANSWERED, raw), Call(asked)]
+    at = Position(5, NASTY, 50, 7, 1, before=20, before_digest=9)
+    return Round(ref, NASTY, [raw], Usage(1, 2, 3, raw), calls, at, sent=True, error=RunErrorInfo("lost", NASTY))
