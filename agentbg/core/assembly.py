@@ -80,6 +80,7 @@ class Assembly:
     def connect(self) -> Cursor | None:
         """A connection is to be opened: the cursor to go on after."""
         at = self.position
+        self._furthest = max(self._furthest, at.chars)
         self.fresh = self._resent = False
         self._began_at = at.cursor
         self._from_start = at.cursor is None and (at.chars > at.before or at.items > 0)
@@ -95,15 +96,17 @@ class Assembly:
             self.position = replace(self.position, cursor=_later(self.position.cursor, event.cursor))
             return []
 
-        updates = self._void(0) if self._from_start and event.kind in _CONTENT else []
+        content = event.kind in _CONTENT
+        updates = self._void(0) if self._from_start and content else []
         if event.kind is EventKind.ITEM and event.index is not None:
             updates += self._begin(event.index)
 
         seen = self.position.cursor
         updates.append(self._update(_TYPES[event.kind], event.text, event=event))
-        moved = event.kind in _CONTENT and self.position.cursor != seen and not self._resent
-        self.fresh = self.fresh or moved or self.position.chars > self._furthest
-        self._furthest = max(self._furthest, self.position.chars)
+        if not self.fresh:
+            moved = content and self.position.cursor != seen and not self._resent
+            self.fresh = moved or self.position.chars > self._furthest
+
         return updates
 
     def follow(self, snapshot: Snapshot) -> list[AgentRunResponseUpdate]:
@@ -203,6 +206,7 @@ class Assembly:
     def _reset(self, text: str) -> AgentRunResponseUpdate:
         """All that was delivered is void. `text` is what this round begins with instead; earlier rounds stand."""
         at, said = self.position, self._said
+        self._furthest = max(self._furthest, at.chars)
         self.position = Position(at.seq, at.cursor, 0, 0, at.items, len(said), digest(said))
         self._parts = []
         self._inherited = False
@@ -214,15 +218,17 @@ class Assembly:
         self, type: UpdateType, text: str = "", *, event: StreamEvent | None = None, raw: JSON | None = None
     ) -> AgentRunResponseUpdate:
         at = self.position
-        cursor = at.cursor if event is None else _later(at.cursor, event.cursor)
+        cursor, index = at.cursor, 0
+        if event is not None:
+            cursor, index, raw = _later(cursor, event.cursor), event.index or 0, event.raw
+
+        chars, crc = at.chars, at.digest
         if text:
-            self._parts.append((event.index or 0 if event else 0, text))
-            chars, crc = at.chars + len(text), digest(text, at.digest)
-        else:
-            chars, crc = at.chars, at.digest
+            self._parts.append((index, text))
+            chars, crc = chars + len(text), digest(text, crc)
 
         self.position = at = Position(at.seq + 1, cursor, chars, crc, at.items, at.before, at.before_digest)
-        return AgentRunResponseUpdate(type, at.seq, text, event.raw if event else raw, None, at, self.issuer)
+        return AgentRunResponseUpdate(type, at.seq, text, raw, None, at, self.issuer)
 
 
 def _for_polls(updates: list[AgentRunResponseUpdate]) -> list[AgentRunResponseUpdate]:
@@ -237,7 +243,7 @@ def _later(seen: Cursor | None, given: Cursor | None) -> Cursor | None:
     if given is None:
         return seen
 
-    if isinstance(given, int) and isinstance(seen, int):
-        return max(given, seen)
+    if isinstance(given, int) and isinstance(seen, int) and given < seen:
+        return seen
 
     return given

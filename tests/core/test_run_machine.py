@@ -145,6 +145,8 @@ class RunMachine(RuleBasedStateMachine):
         """The rounds of which nobody knows whether they were followed by another."""
         self.unknown = ""
         """What earlier rounds said that the present process does not know."""
+        self.held = ""
+        """What the consumer has of it all the same: less than all, when a RESET in an unknowing process took it back."""
         self.taken_at = 0
         """Where in the journal the last process began that knew nothing but a token."""
         self.may_reset = False
@@ -548,6 +550,7 @@ class RunMachine(RuleBasedStateMachine):
         self.unknown = "".join(service.final.text for service in self.services[:-1])
         self.taken_at = token.position.seq
         del self.journal[token.position.seq :]
+        self.held = joined(self.journal)[: token.position.before]
         self.saved = record(stream=token.streamed, ref=token.ref)
         self.saved.position = token.position
         self.be_born(copy.deepcopy(self.saved))
@@ -635,7 +638,7 @@ class RunMachine(RuleBasedStateMachine):
 
         if self.lives == 1 or not (by_us or self.story_hides()):
             anew = UpdateType.RESET in [update.type for update in self.journal[self.taken_at :]]
-            assert joined(self.journal) == ("" if anew else self.unknown) + response.text
+            assert joined(self.journal) == ("" if anew else self.held) + response.text
 
     def whole_text(self) -> str:
         return "".join(service.final.text for service in self.services)
