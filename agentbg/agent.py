@@ -127,6 +127,7 @@ class Agent(Generic[T]):
         self._options = check_defaults(options or AgentRunOptions())
         self.tools = Toolset(tools)
         self.max_rounds = max_rounds
+        self._rules = {name: ToolRule(own.requires_approval, own.idempotent) for name, own in self.tools.by_name.items()}
         self._output: Output[T] | None = None if output_type in (None, str) else Output(output_type)
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._retry = retry or RetryPolicy()
@@ -237,7 +238,6 @@ class Agent(Generic[T]):
         That follows from the `request` that the run was started with, as the runtime or the thread knows it; else from
         these options.
         """
-        rules = {tool.name: ToolRule(tool.requires_approval, tool.idempotent) for tool in self.tools.by_name.values()}
         template = request or (thread.request if thread is not None else None)
         if template is None:
             options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
@@ -247,7 +247,7 @@ class Agent(Generic[T]):
         caps = self.provider.caps
         whole = template.whole or Cap.PREVIOUS not in caps
         follow_up = FollowUp.SAME if Cap.RESPOND in caps else FollowUp.WHOLE if whole else FollowUp.PREVIOUS
-        return Tooling(rules, self.max_rounds, follow_up, template)
+        return Tooling(self._rules, self.max_rounds, follow_up, template)
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
         """A new record: of a run to be started by `request`, or of one that a token stands for."""
