@@ -127,7 +127,9 @@ class Agent(Generic[T]):
         self._options = check_defaults(options or AgentRunOptions())
         self.tools = Toolset(tools)
         self.max_rounds = max_rounds
-        self._rules = {name: ToolRule(own.requires_approval, own.idempotent) for name, own in self.tools.by_name.items()}
+        self._rules = {
+            tool.name: ToolRule(tool.requires_approval, tool.idempotent) for tool in self.tools.by_name.values()
+        }
         self._output: Output[T] | None = None if output_type in (None, str) else Output(output_type)
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._retry = retry or RetryPolicy()

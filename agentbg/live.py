@@ -29,16 +29,16 @@ class Bell:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # an empty set weighs three times as much
 
     async def wait(self) -> None:
         """Wait for the next ring. Raises the error that it rings with."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
+        self._waiting[waiting] = None
         try:
             await waiting
         finally:
-            self._waiting.discard(waiting)
+            self._waiting.pop(waiting, None)
 
     def ring(self, error: BaseException | None = None) -> None:
         """Wake those who wait now."""
@@ -115,9 +115,11 @@ class LiveRun:
         self.reconnects = 0
         self.bell = Bell()
         self._committed = run.record.position.seq
-        self._recent: deque[AgentRunResponseUpdate] = deque(maxlen=RECENT)
+        self._recent: deque[AgentRunResponseUpdate] | None = (
+            None  # made when it is needed: it has room for 64 from birth
+        )
         self._on_settled: list[Callable[[], object]] = []
-        self._calls_under_way: set[asyncio.Future[None]] = set()
+        self._calls_under_way: dict[asyncio.Future[None], None] = {}
         self.rests: dict[int, Callable[[], object]] = {}
         """Called each time the run comes to rest: it has ended, or waits for its user. By the id of who is told."""
 
@@ -138,18 +140,21 @@ class LiveRun:
         if not updates:
             return
 
+        if self._recent is None:
+            self._recent = deque(maxlen=RECENT)
+
         self._recent.extend(updates)
         self._committed = updates[-1].seq
         self.bell.ring()
 
     def work(self, call: asyncio.Future[None]) -> None:
         """A call of a tool is under way."""
-        self._calls_under_way.add(call)
-        call.add_done_callback(self._calls_under_way.discard)
+        self._calls_under_way[call] = None
+        call.add_done_callback(lambda done: self._calls_under_way.pop(done, None))
 
     def hang_up(self) -> None:
         """Nobody waits for the calls under way any more."""
-        for call in self._calls_under_way:
+        for call in list(self._calls_under_way):
             if call is not asyncio.current_task():
                 call.cancel()
 
@@ -219,10 +224,10 @@ class LiveRun:
         if seq >= self._committed:
             return ()
 
-        if not self._recent or seq < self._recent[0].seq - 1:
+        recent = self._recent
+        if not recent or seq < recent[0].seq - 1:
             return None
 
-        recent = self._recent
         return [recent[place] for place in range(seq - self._committed, 0)]  # a deque is quick at its ends
 
     def _dress(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
