@@ -146,7 +146,7 @@ class RunMachine(RuleBasedStateMachine):
         self.unknown = ""
         """What earlier rounds said that the present process does not know."""
         self.held = ""
-        """What the consumer has of it all the same: less than all, when a RESET in an unknowing process took it back."""
+        """What the consumer has of it all the same: less, when a RESET in an unknowing process took it back."""
         self.taken_at = 0
         """Where in the journal the last process began that knew nothing but a token."""
         self.may_reset = False
