@@ -69,7 +69,7 @@ async def client(service: str) -> AsyncIterator[AsyncOpenAI]:
 
 async def runs_across_processes(service: str, folder: Path) -> None:
     run_id, token = (await run_example(service, folder, "across_processes.py", "submit", "A story, please.")).split()
-    resumes = [("resume", token)] if token != "None" else []  # a puppet may have ended before it was asked for its token
+    resumes = [("resume", token)] if token != "None" else []  # a puppet may be done by then
     for command, argument in [("get", run_id), *resumes]:
         said = await run_example(service, folder, "across_processes.py", command, argument)
         assert "completed after" in said.splitlines()[-1]
