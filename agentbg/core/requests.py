@@ -6,8 +6,9 @@ of that shape, too, so that a provider sends them as it sends any input.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -51,6 +52,7 @@ class InputRequest:
     """Something that a run waits for."""
 
     id: str
+    """The service's own of the call, with a number where several calls have the same one."""
     kind: RequestKind
     name: str = ""
     """The tool's."""
@@ -83,7 +85,7 @@ def output_item(request: InputRequest, output: Output) -> Mapping[str, Any]:
         return {"type": "message", "role": "user", "content": output}
 
     name = "id" if kind == "local_shell_call" else "call_id"
-    return {"type": f"{kind or 'function_call'}_output", name: request.id, "output": output}
+    return {"type": f"{kind or 'function_call'}_output", name: _own_id(request.item) or request.id, "output": output}
 
 
 def decision_item(request: InputRequest, answer: Answer) -> Mapping[str, Any]:
@@ -92,7 +94,7 @@ def decision_item(request: InputRequest, answer: Answer) -> Mapping[str, Any]:
         reason = {"reason": answer.reason} if answer.reason else {}
         return {
             "type": "mcp_approval_response",
-            "approval_request_id": request.id,
+            "approval_request_id": _own_id(request.item) or request.id,
             "approve": bool(answer.approve),
             **reason,
         }
@@ -132,17 +134,43 @@ def read_requests(items: Iterable[Mapping[str, Any]]) -> list[InputRequest]:
     answered = {item.get("call_id") for item in items if str(item.get("type", "")).endswith("_output")}
     answered |= {item.get("approval_request_id") for item in items if item.get("type") == "mcp_approval_response"}
     asked = [_request(item) for item in items if item.get("type") in CALLS | APPROVALS]
-    return [request for request in asked if request.id not in answered]
+    return _told_apart(request for request in asked if request.id not in answered)
+
+
+def _told_apart(requests: Iterable[InputRequest]) -> list[InputRequest]:
+    """Each with an id of its own here: some servers give several calls of a response the same, or none."""
+    known: dict[str, InputRequest] = {}
+    for request in requests:
+        name, number = request.id, 1
+        while name in known:
+            number += 1
+            name = f"{request.id}#{number}"
+
+        known[name] = replace(request, id=name)
+
+    return list(known.values())
 
 
 def _request(item: Mapping[str, Any]) -> InputRequest:
     """A custom tool's arguments are a text of their own, its input."""
-    approval = item.get("type") in APPROVALS
     name, written = item.get("name"), item.get("arguments") or item.get("input")
     return InputRequest(
-        id=str(item.get("id" if approval else "call_id") or item.get("id") or ""),
-        kind=RequestKind.APPROVAL if approval else RequestKind.CALL,
+        id=_own_id(item),
+        kind=RequestKind.APPROVAL if item.get("type") in APPROVALS else RequestKind.CALL,
         name=name if isinstance(name, str) else "",
-        arguments=written if isinstance(written, str) else "",
+        arguments=_text(written),
         item=item,
     )
+
+
+def _own_id(item: Mapping[str, Any]) -> str:
+    """What the service knows a call or an approval by."""
+    return str(item.get("id" if item.get("type") in APPROVALS else "call_id") or item.get("id") or "")
+
+
+def _text(arguments: object) -> str:
+    """Some servers do not write the JSON as a text: an object that counted as none would call a tool without it."""
+    if isinstance(arguments, str):
+        return arguments
+
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, (Mapping, list)) else ""

@@ -72,6 +72,22 @@ async def test_calls_that_are_asked_for_together_are_made_together(way: Way) -> 
         assert (await way(agent, runtime)).text == "rain in Rome, rain in Oslo, rain in Bern"
 
 
+@ways
+async def test_calls_that_share_an_id_are_answered_each_with_its_own_output_in_their_order(way: Way) -> None:
+    oslo = asyncio.Event()
+
+    async def weather(city: str) -> str:
+        await oslo.wait() if city == "Rome" else oslo.set()
+        return f"rain in {city}"
+
+    rome, second = (FunctionCall("weather", f'{{"city": "{city}"}}', call_id="same") for city in ("Rome", "Oslo"))
+    script = Turns([Script.of(rome, second), Script.text("Done.")])
+    async with house(Desk(), script, tools=[weather]) as (server, agent, runtime):
+        assert (await way(agent, runtime)).text == "Done."
+
+    assert outputs(server) == ["rain in Rome", "rain in Oslo"]
+
+
 class Report(BaseModel):
     city: str
 

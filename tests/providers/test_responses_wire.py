@@ -11,6 +11,7 @@ from openai_wire import COMPLETED, QUEUED
 
 from agentbg.core.assembly import Assembly
 from agentbg.core.model import EventKind, RunRef
+from agentbg.core.requests import output_item
 from agentbg.core.status import RunStatus
 from agentbg.providers.responses_wire import read_event, read_response
 
@@ -67,6 +68,33 @@ def test_an_approval_request_waits_until_it_is_answered():
     answer = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1"}
     assert read_response(response("completed", request), make_ref).status is RunStatus.INPUT_REQUIRED
     assert read_response(response("completed", request, answer), make_ref).status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("ids", "ours", "theirs"),
+    [
+        ({"call_id": "a", "id": "b"}, ["a", "a#2", "a#3"], ["a", "a", "a"]),
+        ({"id": "b"}, ["b", "b#2", "b#3"], ["b", "b", "b"]),
+        ({}, ["", "#2", "#3"], ["", "#2", "#3"]),
+    ],
+)
+def test_calls_that_share_an_id_are_told_apart_here_and_answered_by_the_services_own(
+    ids: dict[str, str], ours: list[str], theirs: list[str]
+):
+    items = [{"type": "function_call", "arguments": f"[{number}]", **ids} for number in range(3)]
+    requests = read_response(response("completed", *items), make_ref).requests
+    assert [request.id for request in requests] == ours
+    assert [request.arguments for request in requests] == ["[0]", "[1]", "[2]"]
+    assert [output_item(request, "42")["call_id"] for request in requests] == theirs
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [('{"n": 1}', '{"n": 1}'), ({"n": "ö"}, '{"n": "ö"}'), ([1], "[1]"), ({}, ""), (None, ""), (17, ""), ("", "")],
+)
+def test_arguments_that_are_no_text_are_written_as_json(written: Any, read: str):
+    (request,) = read_response(response("completed", call("function_call", arguments=written)), make_ref).requests
+    assert request.arguments == read
 
 
 @pytest.mark.parametrize("type", ["web_search_call", "file_search_call", "code_interpreter_call", "mcp_call"])
