@@ -191,9 +191,10 @@ class Dialogue:
             last.error = RunErrorInfo(code, lost)
 
     def named(self, ref: RunRef) -> None:
-        """The next round has a name. A service that waits itself may go on under the one before: no new round then."""
+        """The next round has a name. A service that waits itself may go on under the one before: no new round then.
+        Any other has begun one, even where it gives all its runs the same name."""
         rounds = self._record.rounds
-        if rounds and rounds[-1].ref == ref:
+        if rounds and rounds[-1].ref == ref and self._tools.follow_up is FollowUp.SAME:
             self.assembly.go_back(rounds.pop().position, said(rounds))
 
         self._record.ref = ref

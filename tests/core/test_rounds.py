@@ -701,6 +701,16 @@ def test_a_service_that_waits_itself_is_told_and_may_go_on_under_the_same_name()
     assert shell.text == shell.run.response.text == "One. Two."
 
 
+@pytest.mark.parametrize("how", [FollowUp.PREVIOUS, FollowUp.WHOLE])
+def test_a_service_that_gives_all_its_runs_one_name_loses_no_round(how: FollowUp) -> None:
+    shell = calling(LOOK, text="One. ", tools=replace(TOOLS, follow_up=how, max_rounds=1))
+    shell.feed(Invoked("a", "42"))
+    shell.feed(Started(snapshot(ref=REFS[0])))
+    shell.feed(Due())
+    shell.feed(Polled(requires(AGAIN, text="Two. ", ref=REFS[0])))
+    assert (len(shell.run.record.rounds), shell.text, shell.error) == (2, "One. Two. ", TOO_MANY_ROUNDS)
+
+
 def test_a_service_that_waits_itself_may_go_on_under_a_new_name() -> None:
     shell = calling(LOOK, text="One. ", tools=SAME)
     shell.feed(Invoked("a", "42"))
