@@ -105,7 +105,7 @@ class Asking:
         """Where the stream goes on: its token may be of an earlier round than the run has come to."""
         missed: list[Round] = []
         if turn is not None and self.token is not None and turn.refs:
-            known = next((n for n, each in enumerate(turn.rounds) if each.ref == self.token.ref), len(turn.rounds))
+            known = _place(turn, self.token.ref)
             missed = turn.rounds[known:]
             self._join(turn, turn.rounds[:known], self.token.ref)
         elif turn is not None and self.answers is not None:
@@ -182,6 +182,14 @@ class Asking:
         seq = given.position.seq if given else 0
         begin = Position(seq, None, at.before, at.before_digest, 0, at.before, at.before_digest)
         return replace(issued, position=begin)
+
+
+def _place(turn: Turn, ref: RunRef) -> int:
+    """How many rounds were closed when a token of this run was issued. Of several with its name it is the last."""
+    if not turn.rounds or (turn.rounds[-1].sent and turn.ref == ref):
+        return len(turn.rounds)
+
+    return max((n for n, each in enumerate(turn.rounds) if each.ref == ref), default=len(turn.rounds))
 
 
 def _unknown(reason: str) -> SubmitUnknown:

@@ -63,7 +63,7 @@ class Calls:
         since = _now()
         for attempt in count(1):
             try:
-                return Started(await _contained(call()))
+                return _started(await _contained(call()))
             except ProviderError as error:
                 if not await self._may_repeat(error, attempt, since, keyed=keyed):
                     return _failed_start(error)
@@ -239,6 +239,12 @@ async def _contained(call: Awaitable[T]) -> T:
             raise
 
         raise ServiceUnavailable(CANCELLED_INSIDE) from error
+
+
+def _started(snapshot: Snapshot) -> Started | StartLost:
+    """A run that goes on without a name is one that nobody can ask about."""
+    nameless = snapshot.status.live and snapshot.ref is None
+    return StartLost("The service's answer does not name the run.") if nameless else Started(snapshot)
 
 
 def _failed_start(error: ProviderError) -> StartFailed | StartLost:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import openai
@@ -205,11 +207,20 @@ def _start(content: bytes, size: int = 200) -> str:
 
 def _json_object(content: bytes) -> JSON:
     try:
-        value: JSON = pydantic_core.from_json(content)
+        value = _read_json(content)
     except ValueError as error:
         raise ServiceUnavailable(f"The service answered something that is no JSON: {_start(content, 60)}") from error
 
     if not isinstance(value, dict):
         raise ServiceUnavailable(f"The service answered JSON that is no object: {str(value)[:60]!r}")
 
-    return value
+    return cast("JSON", value)
+
+
+def _read_json(content: bytes) -> Any:
+    """Half characters, as of a text that was cut by UTF-16 units, become U+FFFD: nobody could send or print them."""
+    try:
+        return pydantic_core.from_json(content)
+    except ValueError:
+        written = json.dumps(json.loads(content), ensure_ascii=False)
+        return pydantic_core.from_json(written.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))

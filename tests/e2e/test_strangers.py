@@ -14,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from agentbg import Agent, AgentRuntime, RequestRejected, RunStatus, ServiceUnavailable, SubmitUnknown
+from agentbg import (
+    Agent,
+    AgentRunOptions,
+    AgentRuntime,
+    RequestRejected,
+    RunStatus,
+    ServiceUnavailable,
+    SubmitUnknown,
+    UpdateType,
+)
 
 from .helpers import POLL, STREAM, agent_of, bounded, check, collect
 
@@ -135,6 +144,66 @@ class OnlyAlive(GlobalNumbers):
 
         self.sent += 1
         return [{"type": "keepalive", "sequence_number": self.sent}]
+
+
+@dataclass
+class Nameless(Stranger):
+    """Says that a run goes on, and not which."""
+
+    def response(self, status: str = "completed") -> dict[str, Any]:
+        return {"status": status, "output": []}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_run_that_goes_on_without_a_name_is_a_start_whose_answer_is_lost(stream: bool) -> None:
+    async with driven(Nameless(cut_after=3)) as (runtime, agent):
+        with pytest.raises(SubmitUnknown, match="name"):
+            await (await runtime.submit(agent, "Why?", stream=stream))
+
+
+@dataclass
+class OneName(Stranger):
+    """Gives all its runs the same id. The first asks for a call."""
+
+    starts: int = 0
+
+    def events(self) -> list[dict[str, Any]]:
+        if self.starts > 1:
+            return super().events()
+
+        call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+        ended = {"id": "resp_1", "status": "completed", "output": [call]}
+        created = {"type": "response.created", "response": self.response("in_progress")}
+        return [created, {"type": "response.completed", "response": ended}]
+
+    def stream(self, after: int | None) -> list[dict[str, Any]]:
+        numbered = [event | {"sequence_number": place} for place, event in enumerate(self.events())]
+        return numbered[0 if after is None else after + 1 :]
+
+    async def answer(self, method: str, target: str, body: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
+        self.starts += method == "POST"
+        await super().answer(method, target, body, writer)
+
+
+async def test_a_stream_is_taken_up_at_each_update_where_all_runs_have_one_name() -> None:
+    looked: list[str] = []
+
+    def look() -> str:
+        looked.append("there")
+        return "Nothing."
+
+    text, response, options = "", None, AgentRunOptions(allow_background_responses=True)
+    async with served(OneName()) as stranger, agent_of(stranger.base_url, tools=[look]) as agent, bounded():
+        thread, question = agent.get_new_thread(), "What is there?"
+        while response is None:
+            async with agent.run_streaming(question, thread, options) as updates:
+                update = await anext(updates)
+
+            text = update.text if update.type is UpdateType.RESET else text + update.text
+            question, response = None, update.response
+            options = AgentRunOptions(allow_background_responses=True, continuation_token=update.continuation_token)
+
+    assert (text, response.text, looked, stranger.starts) == (TEXT, TEXT, ["there"], 2)
 
 
 @pytest.mark.parametrize("cut_after", [3, 9])

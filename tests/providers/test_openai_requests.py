@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import httpcore2
@@ -134,6 +135,17 @@ async def test_a_streamed_start_that_is_answered_without_a_stream_gives_the_run_
     assert event.snapshot.ref.id == "resp_1"
     with pytest.raises(StreamRefused):
         await anext(stream)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [(r"a \ud83d", "a \ufffd"), (r"\ud83e\udd8a \udd8a", "🦊 \ufffd"), (r"\\ud83d", r"\ud83d")]
+)
+async def test_half_a_character_makes_no_answer_unreadable(
+    api: respx.MockRouter, provider: OpenAIResponses, written: str, read: str
+):
+    api.get("/responses/resp_1").respond(200, text=json.dumps(COMPLETED).replace("Because.", written))
+    snapshot = await provider.poll(REF)
+    assert (snapshot.status, snapshot.text) == (RunStatus.COMPLETED, read)
 
 
 async def test_a_poll_asks_for_the_run_and_for_nothing_else(api: respx.MockRouter, provider: OpenAIResponses):
