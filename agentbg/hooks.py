@@ -8,6 +8,7 @@ raises goes to the event loop's exception handler, and to nobody else.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -68,6 +69,7 @@ class CompletionHook(Protocol):
         ...
 
 
+_NAMES = ("on_submit", "on_poll", "on_event", "on_tool_call", "on_completion")
 Hook = SubmitHook | PollHook | EventHook | ToolHook | CompletionHook
 
 
@@ -75,12 +77,12 @@ class Hooks:
     """The hooks of a runtime, sorted by what they want to see."""
 
     def __init__(self, hooks: Iterable[Hook], handle_of: Callable[[LiveRun], BackgroundHandle[Any]]) -> None:
+        if not isinstance(hooks, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  not all callers are typed
+            raise UsageError(f"Hooks are a list: pass hooks=[…], not {hooks!r}.")
+
         given = list(hooks)
         for hook in given:
-            if not isinstance(hook, Hook):  # pyright: ignore[reportUnnecessaryIsInstance]  not all callers are typed
-                raise UsageError(
-                    f"{hook!r} is no hook: give it on_submit, on_poll, on_event, on_tool_call or on_completion."
-                )
+            _check(hook)
 
         self._handle_of = handle_of
         self._submit = [hook for hook in given if isinstance(hook, SubmitHook)]
@@ -122,3 +124,12 @@ class Hooks:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"A hook failed on run {live.id}", "exception": error}
             )
+
+
+def _check(hook: object) -> None:
+    if isinstance(hook, type) or not isinstance(hook, Hook):
+        raise UsageError(f"{hook!r} is no hook: pass an object with {', '.join(_NAMES[:-1])} or {_NAMES[-1]}.")
+
+    for name in _NAMES:
+        if inspect.iscoroutinefunction(getattr(hook, name, None)):
+            raise UsageError(f"{name} of {hook!r} is async, and would never run: make it a plain method.")

@@ -132,5 +132,16 @@ async def test_an_end_is_in_the_store_when_its_hook_is_called():
 
 
 def test_what_is_no_hook_is_refused():
-    with pytest.raises(UsageError, match="on_submit, on_poll"):
-        AgentRuntime(hooks=[object()])
+    class Late:
+        async def on_completion(self, handle):
+            pass
+
+    for hook in (object(), Late):
+        with pytest.raises(UsageError, match="on_submit, on_poll"):
+            AgentRuntime(hooks=[hook])
+
+    with pytest.raises(UsageError, match="is async"):
+        AgentRuntime(hooks=[Late()])
+
+    with pytest.raises(UsageError, match=r"hooks=\[…\]"):
+        AgentRuntime(hooks=Late())
