@@ -10,7 +10,7 @@ from .assembly import Assembly
 from .messages import Invoke, Send
 from .model import RunErrorInfo, RunRef, Snapshot, StreamEvent
 from .record import RunRecord
-from .requests import Answer, Output, check_answer, output_item
+from .requests import Answer, Output, check_answer, output_item, require_answer
 from .rounds import (
     Call,
     CallState,
@@ -43,6 +43,7 @@ def check_answers(record: RunRecord, answers: Sequence[Answer]) -> None:
         raise UsageError(f"The run waits for answers to: {', '.join(requests)}. Pass at least one.")
 
     for answer in answers:
+        require_answer(answer)
         check_answer(requests.pop(answer.id, None), answer)
 
 

@@ -102,6 +102,25 @@ def decision_item(request: InputRequest, answer: Answer) -> Mapping[str, Any]:
     return output_item(request, f"{REJECTED} {answer.reason}" if answer.reason else REJECTED)
 
 
+def require_answer(answer: object) -> None:
+    """Raise UsageError for what is no answer at all, or none that can be stored and sent: callers are not all typed."""
+    if not isinstance(answer, Answer):
+        raise UsageError(f"{answer!r:.100} is no answer: `request.approve()`, `.reject(…)` and `.answer(…)` make one.")
+
+    if answer.approve not in (True, False, None):
+        raise UsageError(f"approve is True or False, not {answer.approve!r:.100}.")
+
+    output = answer.output
+    listed = isinstance(output, Sequence) and all(isinstance(part, Mapping) for part in output)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not (output is None or isinstance(output, (str, Mapping)) or listed):
+        raise UsageError(f"An output is a text, a list of parts, or a whole item, not {output!r:.100}.")
+
+    try:
+        json.dumps([answer.id, answer.reason, output], ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The answer to {answer.id!r} is no JSON: {error}.") from error
+
+
 def check_answer(request: InputRequest | None, answer: Answer) -> None:
     """Raise UsageError for an answer that does not fit what was asked."""
     if request is None:

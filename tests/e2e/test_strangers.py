@@ -193,7 +193,8 @@ async def test_a_stream_is_taken_up_at_each_update_where_all_runs_have_one_name(
         return "Nothing."
 
     text, response, options = "", None, AgentRunOptions(allow_background_responses=True)
-    async with served(OneName()) as stranger, agent_of(stranger.base_url, tools=[look]) as agent, bounded():
+    stranger = OneName()
+    async with served(stranger), agent_of(stranger.base_url, tools=[look]) as agent, bounded():
         thread, question = agent.get_new_thread(), "What is there?"
         while response is None:
             async with agent.run_streaming(question, thread, options) as updates:

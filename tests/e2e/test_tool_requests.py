@@ -191,7 +191,18 @@ async def test_answers_that_do_not_fit_change_nothing() -> None:
     async with house(desk, MIXED, tools=desk.tools()) as (server, agent, runtime):
         handle = await waiting(agent, runtime, stream=False)
         first, guarded, last = handle.response.requests
-        wrong = [
+        half = chr(0xD83D)
+        wrong: list[tuple[list[Any], str]] = [
+            ([True], "no answer"),
+            ([first], "no answer"),
+            ([[first.answer("x")]], "no answer"),
+            ([Answer(17, output="x")], "not wait"),
+            ([Answer(guarded.id, approve="no")], "True or False"),
+            ([first.answer(17)], "a text"),
+            ([first.answer(["x"])], "a text"),
+            ([first.answer({"type": "x", "output": object()})], "no JSON"),
+            ([first.answer(half)], "no JSON"),
+            ([guarded.reject(half)], "no JSON"),
             ([Answer("call_nobody", output="x")], "call_nobody"),
             ([], first.id),
             ([Answer(first.id)], "neither"),
