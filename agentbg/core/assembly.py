@@ -47,7 +47,8 @@ class Assembly:
         self._inherited = position.chars > position.before
         self.fresh = False
         """True once the open connection has brought more of the answer. Content sent again is no more, even under later
-        numbers: then only more text than ever is."""
+        numbers: then only more text than ever is. Nor is content without a number where others have one: what comes
+        after a cursor, and moves none, comes to every connection."""
         self._began_at = position.cursor  # where the open connection began
         self._resent = False  # the open connection sends again what was delivered
         self._from_start = False  # ... or will, as soon as it brings content
@@ -103,9 +104,10 @@ class Assembly:
 
         seen = self.position.cursor
         updates.append(self._update(_TYPES[event.kind], event.text, event=event))
-        if not self.fresh:
-            moved = content and self.position.cursor != seen and not self._resent
-            self.fresh = moved or self.position.chars > self._furthest
+        if content and not self.fresh:
+            counted = self.position.cursor != seen
+            more = (counted and not self._resent) or self.position.chars > self._furthest
+            self.fresh = more and (counted or self._began_at is None)
 
         return updates
 

@@ -51,6 +51,18 @@ def test_an_event_without_a_number_is_taken_and_moves_no_cursor() -> None:
     assert (assembly.text, assembly.position.cursor) == ("ab", 3)
 
 
+def test_what_comes_without_a_number_after_a_cursor_is_no_progress() -> None:
+    assembly = Assembly()
+    assembly.connect()
+    feed(assembly, event(TEXT, 3, "a"), event(TEXT, None, "b"))
+    assert assembly.fresh
+    assert assembly.connect() == 3
+    feed(assembly, event(TEXT, None, "b"), event(TEXT, None, "c"))
+    assert not assembly.fresh
+    feed(assembly, event(TEXT, 4, "d"))
+    assert assembly.fresh
+
+
 def test_opaque_cursors_are_kept_and_never_compared() -> None:
     assembly = Assembly()
     updates = feed(assembly, event(TEXT, "z", "a"), event(TEXT, "b", "b"))

@@ -148,6 +148,10 @@ LOOSE: dict[str, Sequence[Fault]] = {
         Unsequenced(("response.output_text.delta",), times=None),
         CutAfterEvent(20),
     ],
+    "deltas without numbers, cut again and again": [
+        Unsequenced(("response.output_text.delta",), times=None),
+        CutAfterEvent(20, times=None),
+    ],
     "error event, nested, and the run goes on": [ErrorEvent(20)],
     "error event, flat, and the run goes on": [ErrorEvent(20, "flat")],
     "keepalives only": [CutAfterEvent(20), *[EmptyBody(on="attach", times=None)]],
