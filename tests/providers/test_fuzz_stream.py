@@ -115,6 +115,13 @@ def cut_out(seq: S, a: int, b: int) -> tuple[S, S, S]:
     return seq[:a], seq[a:b], seq[b:]
 
 
+def split(share: int, data: bytes) -> int:
+    """Every other place is in the next end of a line: what ends an event is cut in two."""
+    at = place(share, len(data))
+    end = re.search(rb"[\r\n]", data[at : at + 100_000]) if share % 2 else None
+    return at + end.end() if end else at
+
+
 shares = st.integers(0, 1000)
 
 
@@ -285,7 +292,7 @@ class Mangling:
 
         data = data.replace(b"\n", self.line_end)
         data = data[: place(self.upto, len(data))]
-        ends = sorted({0, *(place(share, len(data)) for share in self.chunks), len(data)})
+        ends = sorted({0, *(split(share, data) for share in self.chunks), len(data)})
         return [data[a:b] for a, b in pairwise(ends)]
 
 
@@ -470,10 +477,11 @@ cuts = st.builds(
 )
 
 
-@given(story=st.deferred(lambda: st.sampled_from(stories())), cuts=st.lists(cuts, max_size=5), way=ways)
+@given(story=st.deferred(lambda: st.sampled_from(stories())), cuts=st.lists(cuts, max_size=3), way=ways)
 def test_a_stream_that_is_cut_split_and_replayed_is_exactly_what_was_sent(
     story: Story, cuts: list[Mangling], way: Any
 ) -> None:
+    """So few connections may bring nothing that the stream is not given up for polls."""
     service = Service(story, cuts, named=True, for_ever=False, done_at=math.inf)
     updates = run(told(way, service))
     check(updates, service)
