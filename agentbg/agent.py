@@ -21,6 +21,7 @@ from .errors import UsageError
 from .inputs import Asked, Input, read_answers, read_input, require_json
 from .options import AgentRunOptions, check_defaults, positive
 from .output import Output
+from .partials import Partials, ReadPartial
 from .providers.base import Cap, Provider, Resume
 from .stream import ResumableStream
 from .thread import AgentThread
@@ -185,6 +186,8 @@ class Agent(Generic[T]):
         input: Asked | None = None,
         thread: AgentThread | None = None,
         options: AgentRunOptions | None = None,
+        *,
+        partial: bool = False,
     ) -> ResumableStream:
         """Start a run and stream its updates; or, with a token, go on exactly after the update that carried it; or go
         on with the user's answers.
@@ -193,12 +196,20 @@ class Agent(Generic[T]):
         polled, and what is missing comes at the end. With background responses allowed, every update but the last
         carries its own token. Functions that the model calls are made in here, and the stream goes on after them.
 
+        With `partial`, for agents with an output type, `update.partial` is what of the value has come so far. A token
+        brings no text: a stream that goes on in the middle of an answer has no partials (None) until a RESET, the next
+        round of tools, or the END.
+
         Raises UsageError and TokenError at once, as `run` does; nothing is sent before the first update is asked for.
         Iterating raises ProviderError when the service refuses, SubmitUnknown when a start's answer was lost. A failed
         run is an END update with that `response`, one that waits for its user a WAITING update. Closing the stream, or
         cancelling who iterates, leaves the remote run alive, and cancels calls under way.
         """
-        return ResumableStream(self._asking(input, thread, options).updates())
+        asking = self._asking(input, thread, options)
+        if not partial:
+            return ResumableStream(asking.updates())
+
+        return ResumableStream(Partials(self.read_partial, lambda _: asking.updates()).updates())
 
     # --- what the runtime asks an agent for ---
 
@@ -272,6 +283,11 @@ class Agent(Generic[T]):
     def parse(self, text: str) -> T:
         """A final text as an instance of the output type. Raises pydantic's ValidationError."""
         return cast("T", text) if self._output is None else self._output.parse(text)
+
+    @property
+    def read_partial(self) -> ReadPartial | None:
+        """How a text that may not be whole yet is read; None for an agent without an output type."""
+        return None if self._output is None else self._output.partial
 
     # --- small parts ---
 
@@ -349,6 +365,31 @@ class Agent(Generic[T]):
         token.check(provider=self.provider.name, endpoint=self.provider.endpoint)
         token.check_age(self._clock.wall(), self.provider.retention)
         return token
+
+
+def resume_stream(
+    agent: Agent[Any],
+    token: ContinuationToken | str,
+    *,
+    thread: AgentThread | None = None,
+    options: AgentRunOptions | None = None,
+    partial: bool = False,
+) -> ResumableStream:
+    """The stream of a run, exactly after the update that carried `token`, or from a response's on: the same as
+    `agent.run_streaming` with the token in its options. It needs no runtime, and no store.
+
+    `thread` is the conversation that the run belongs to, if you have it: it gets the answer. `options` are those of
+    `run_streaming`, for the run's later rounds, and `partial` is, too.
+
+    Raises UsageError for options that bring a token of their own, TokenError for a token that is damaged, expired, or
+    of another service than the agent's; both at once. Iterating raises, and leaving the stream does, what
+    `run_streaming` says.
+    """
+    options = options or AgentRunOptions()
+    if options.continuation_token is not None:
+        raise UsageError("resume_stream takes its token as an argument: pass options without a continuation token.")
+
+    return agent.run_streaming(None, thread, replace(options, continuation_token=token), partial=partial)
 
 
 def new_run_id() -> str:

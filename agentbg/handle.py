@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from .core.model import SUBMIT_UNKNOWN
@@ -27,6 +27,7 @@ from .errors import (
     UsageError,
 )
 from .live import LiveRun
+from .partials import Partials
 from .stream import ResumableStream
 
 T = TypeVar("T")
@@ -167,18 +168,25 @@ class BackgroundHandle(Generic[T]):
         self._check_value()
         return self.response
 
-    def stream(self, *, after: int = 0) -> ResumableStream:
+    def stream(self, *, after: int = 0, partial: bool = False) -> ResumableStream:
         """The run's updates with a `seq` above `after`: those that were, then those that come, up to the END.
 
         Any number of streams may be open, at any place, at any time, also after the end. A run that was submitted
-        without `stream=True` is streamed from its polls. Raises UsageError for a negative `after` or an unknown agent,
-        and RuntimeClosed; `ResumableStream` says what iterating raises.
+        without `stream=True` is streamed from its polls.
+
+        With `partial`, `update.partial` is what of the value has come so far. It is read from the run's journal, from
+        its beginning, also after `after`; the journal of a run that was taken up by its token begins there, so that
+        partials are None until a RESET, the next round of tools, or the END.
+
+        Raises UsageError for a negative `after`, an unknown agent, or `partial` without an output type, and
+        RuntimeClosed; `ResumableStream` says what iterating raises.
         """
         if after < 0:
             raise UsageError(f"stream(after=…) takes the seq of the last update you have, 0 for none; not {after}.")
 
         self._require_agent()
-        updates = partial(self._driver.updates, self._live)
+        journal = functools.partial(self._driver.updates, self._live)
+        updates = Partials(self._live.read_partial, journal).updates if partial else journal
         return ResumableStream(updates(after), reopen=updates, after=after)
 
     # --- working ---

@@ -16,6 +16,7 @@ from .core.requests import InputRequest
 from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import AgentBGError
+from .partials import ReadPartial
 from .stores.base import Store
 
 Invoke = Callable[[InputRequest], Awaitable[Invoked | InvokeFailed]]
@@ -92,12 +93,16 @@ def resolve(made: asyncio.Future[None] | None, error: Exception | None = None) -
 class LiveRun:
     """One run that handles look at and the driver drives. All handles of a run share it."""
 
-    def __init__(self, run: Run, calls: Calls | None, invoke: Invoke | None = None) -> None:
+    def __init__(
+        self, run: Run, calls: Calls | None, invoke: Invoke | None = None, read_partial: ReadPartial | None = None
+    ) -> None:
         self.run = run
         self.calls = calls
         """The way to its service; None where no agent is known, so that the run can only be looked at."""
         self.invoke = invoke
         """The way to its tools."""
+        self.read_partial = read_partial
+        """How to read its answer before it is whole; None without an output type, too."""
         self.record = run.record
         self.settled = not run.record.status.live
         """True when the run has ended or waits for its user, and the store knows."""

@@ -38,6 +38,7 @@ _BEYOND = frozenset(
         *("prefixItems", "patternProperties", "unevaluatedProperties", "unevaluatedItems"),
     }
 )
+_DIGITS = "0123456789"
 _LOOKAROUND = ("(?=", "(?!", "(?<=", "(?<!")
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
@@ -78,6 +79,23 @@ class Output(Generic[T]):
                 return self._type.validate_json(text)  # one of a union's models may look like a wrapper
             except ValidationError:
                 raise error from None
+
+    def partial(self, text: str, whole: bool) -> Any:
+        """The data of a text, that is not `whole` perhaps; None where nothing can be read. Nothing is validated."""
+        if not whole:
+            text = text.rstrip(_DIGITS)  # 12 may be on its way to 125
+
+        try:
+            data: Any = from_json(text, allow_partial="trailing-strings")
+        except (ValueError, TypeError):  # a TypeError is for a lone surrogate
+            return None
+
+        if not isinstance(data, dict):
+            return None if self._wrapper is None else data
+
+        members = cast("dict[str, Any]", data)
+        wrapped = self._wrapper is not None and members.keys() <= {WRAPPER}
+        return members.get(WRAPPER) if wrapped else members
 
 
 def enforceable(schema: JSON) -> JSON | None:

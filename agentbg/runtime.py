@@ -323,6 +323,7 @@ class AgentRuntime:
             run,
             agent.calls(self._stream.idle) if agent else None,
             Invoking(agent.tools, record) if agent else None,
+            agent.read_partial if agent else None,
         )
         if agent is not None and agent.name == record.agent and Cap.IDEMPOTENT_START in agent.provider.caps:
             bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)

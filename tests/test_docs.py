@@ -98,6 +98,13 @@ def read(text: str, page: str = "page.md") -> list[Block]:
 CALL = re.compile(r"(call|mcp) (\w+) (\{.*?\})")
 
 
+AT_ONCE = {
+    "capital": Script.text("Amsterdam."),
+    "live there": Script.text("About 930,000."),
+    "report": Script.json({"title": "The tides", "places": ["Den Helder", "Texel"]}),
+}
+
+
 def service(request: JSON) -> Script:
     """What the pages' service answers. It makes the calls that are spelled out in what it reads, be that a question or
     an output; any other output it says back."""
@@ -116,11 +123,9 @@ def service(request: JSON) -> Script:
     if "joke" in question:
         return Script.text("Why are pirates called pirates? Because they arrr.").lasting(queued=0.5, delay=0.2)
 
-    if "capital" in question:
-        return Script.text("Amsterdam.")
-
-    if "live there" in question:
-        return Script.text("About 930,000.")
+    for word, script in AT_ONCE.items():
+        if word in question:
+            return script
 
     if "by nothing" in question:
         return Script.failed("server_error", "Nothing is too small to divide by.").lasting(running=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -61,6 +62,22 @@ class AgentRunResponseUpdate:
     """The run's response, on the last update, and on the one that says that the run waits for its user."""
     position: Position = field(default=Position(), repr=False)
     issuer: TokenIssuer | None = field(default=None, repr=False, compare=False)
+    read_partial: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def partial(self) -> Any:
+        """What of the value had come by this update, as plain data: what `json` would make of the whole answer.
+
+        For streams with `partial=True`; None on others, and where nothing can be read: no text yet, what is no JSON, or
+        an answer whose beginning this stream never had. It only grows: objects and lists get more members, texts more
+        characters, and what is there stays, until a RESET or another round of tools begins the value anew. Nothing is
+        checked: types, limits and defaults are those of `response.value`. A number, and digits at the end of a text,
+        appear with what follows them. On the END it is the data of the whole value.
+
+        Each look reads the text so far again. Look when you show it: at each of the many updates of a long answer, the
+        time would grow with the square of its length.
+        """
+        return None if self.read_partial is None else self.read_partial()
 
     @property
     def continuation_token(self) -> ContinuationToken | None:

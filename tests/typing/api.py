@@ -10,6 +10,7 @@ from typing import Any, Literal, assert_type
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 from pydantic import BaseModel
 
+import agentbg
 from agentbg import (
     Agent,
     AgentRunOptions,
@@ -111,6 +112,17 @@ async def inputs_of_every_shape() -> None:
         "text", options=AgentRunOptions(reasoning_effort="high", max_output_tokens=500, service_tier="flex")
     )
     Agent(provider, options=AgentRunOptions(metadata={"team": "research"}), output_type=Report)
+
+
+async def streams_of_partials_and_by_token(token: ContinuationToken, handle: BackgroundHandle[Report]) -> None:
+    async for update in agent.run_streaming("A report on tides", partial=True):
+        if update.partial is not None:
+            assert_type(str(update.partial["title"]), str)
+
+    assert_type(handle.stream(after=3, partial=True), ResumableStream)
+    assert_type(agentbg.resume_stream(agent, token, partial=True), ResumableStream)
+    async with agentbg.resume_stream(plain, str(token), thread=AgentThread(), options=AgentRunOptions()) as updates:
+        assert_type([update async for update in updates], list[AgentRunResponseUpdate])
 
 
 async def the_runtime() -> None:
