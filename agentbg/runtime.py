@@ -178,13 +178,13 @@ class AgentRuntime:
 
         A token stands for the run also when it is of an earlier round. `thread` is as for `get`.
 
-        Raises TokenError for a token that is damaged, expired, or of another service than the agent's; RuntimeClosed,
-        StoreError. Cancelling this leaves the remote run alive; it may be in the store by then.
+        Raises TokenError for a token that is damaged, of another service than the agent's, or older than the service
+        keeps runs, unless the store has the run; RuntimeClosed, StoreError. Cancelling this leaves the remote run
+        alive; it may be in the store by then.
         """
         self._driver.require_open()
         token = ContinuationToken.parse(token) if isinstance(token, str) else token
         token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
-        token.check_age(self.clock.wall(), agent.provider.retention)
         self._register(agent)
         if thread is not None and thread.find(token.ref) is None:
             await self._bring_up_to_date(thread)
@@ -292,6 +292,7 @@ class AgentRuntime:
         if known is not None:
             return await self._take_up(known, agent)
 
+        token.check_age(self.clock.wall(), agent.provider.retention)
         record = agent.record(token, self.clock.wall(), None)
         record.epoch = 1
         return await self._once(record.id, lambda: self._enter(record, agent, thread))
