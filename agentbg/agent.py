@@ -132,6 +132,8 @@ class Agent(Generic[T]):
             tool.name: ToolRule(tool.requires_approval, tool.idempotent) for tool in self.tools.by_name.values()
         }
         self._output: Output[T] | None = None if output_type in (None, str) else Output(output_type)
+        self.read_partial: ReadPartial | None = None if self._output is None else self._output.partial
+        """How a text that may not be whole yet is read."""
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._retry = retry or RetryPolicy()
         self._clock = clock or SystemClock()
@@ -283,11 +285,6 @@ class Agent(Generic[T]):
     def parse(self, text: str) -> T:
         """A final text as an instance of the output type. Raises pydantic's ValidationError."""
         return cast("T", text) if self._output is None else self._output.parse(text)
-
-    @property
-    def read_partial(self) -> ReadPartial | None:
-        """How a text that may not be whole yet is read; None for an agent without an output type."""
-        return None if self._output is None else self._output.partial
 
     # --- small parts ---
 

@@ -102,7 +102,7 @@ class LiveRun:
         self.invoke = invoke
         """The way to its tools."""
         self.read_partial = read_partial
-        """How to read its answer before it is whole; None without an output type, too."""
+        """How its answer is read before it is whole; None where no agent is known, or its agent has no output type."""
         self.record = run.record
         self.settled = not run.record.status.live
         """True when the run has ended or waits for its user, and the store knows."""
