@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
@@ -48,6 +48,15 @@ class Calls:
     draw: Draw
     idle: float
     retry: RetryPolicy
+
+    @property
+    def once(self) -> Calls:
+        """The same for the start of a later round, which is sent a single time: the machine itself sends it again, and
+        stores first that it was not taken. Where a second start is harmless, it is left to the calls."""
+        if Cap.IDEMPOTENT_START in self.provider.caps:
+            return self
+
+        return replace(self, retry=replace(self.retry, attempts=1, settling=0.0))
 
     def opens(self, record: RunRecord) -> bool:
         """True when a run is started and streamed in one request; otherwise it is started, then attached to."""

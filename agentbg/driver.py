@@ -117,7 +117,7 @@ class Driver:
         self.runs[live.id] = live
         again = self._again(live)
         if live.record.ref is None and again is not None:
-            self._spawn(live, self._send_start(live, again, live.id))
+            self._spawn(live, self._send_start(live, again))
             return
 
         try:
@@ -265,17 +265,20 @@ class Driver:
 
     async def _start(self, live: LiveRun, request: StartRequest) -> None:
         await self._store.create(live.record)
-        await self._send_start(live, request, live.id)
+        await self._send_start(live, request)
 
-    async def _send_start(self, live: LiveRun, request: StartRequest, key: str) -> None:
+    async def _send_start(self, live: LiveRun, request: StartRequest) -> None:
         assert live.calls is not None, "a run that is started has an agent"
-        if live.calls.opens(live.record):
+        await self._begin(live, live.calls, request, live.id)
+
+    async def _begin(self, live: LiveRun, calls: Calls, request: StartRequest, key: str) -> None:
+        if calls.opens(live.record):
             live.stream = asyncio.current_task()
-            await self._pump(live, live.calls.open(request, key))
+            await self._pump(live, calls.open(request, key))
             return
 
         async with self._limit:
-            seen = await live.calls.start(request, key)
+            seen = await calls.start(request, key)
 
         await self.tell(live, seen)
         self._report_start(live, seen)
@@ -284,11 +287,11 @@ class Driver:
         """Start the next round; or tell the run that waits, where the service has such runs."""
         assert live.calls is not None, "a run that goes on has an agent"
         if send.waiting is None:
-            await self._send_start(live, send.request, send.key)
+            await self._begin(live, live.calls.once, send.request, send.key)
             return
 
         async with self._limit:
-            seen = await live.calls.respond(send.waiting, send.request)
+            seen = await live.calls.once.respond(send.waiting, send.request)
 
         await self.tell(live, seen)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..errors import ProviderError, ServiceUnavailable
+from ..errors import AuthenticationFailed, PreviousRunNotFound, ProviderError, ServiceUnavailable
 from .schedule import Draw, PollPolicy, StreamPolicy
 from .states import Signal
 
 
 def signal_of(error: ProviderError) -> Signal:
     """What a call that failed means: it may pass, or it will not."""
-    return Signal.FAULT if isinstance(error, ServiceUnavailable) else Signal.DENIED
+    return Signal.FAULT if isinstance(error, ServiceUnavailable | PreviousRunNotFound) else Signal.DENIED
 
 
 class Contact:
@@ -26,7 +26,9 @@ class Contact:
         """Of the last call that failed."""
         self.hint: float | None = None
         """The service's last wish, in seconds."""
-        self._faults = 0  # calls in a row that failed
+        self.failing_since = 0.0
+        """When the first of the calls in a row that failed did so."""
+        self._faults = 0  # how many they are
         self._dry = 0  # connections in a row that brought no more of the answer
 
     def turn(self) -> None:
@@ -44,11 +46,20 @@ class Contact:
         """A call was answered."""
         self._faults = 0
 
-    def failed(self, error: ProviderError) -> None:
+    def failed(self, error: ProviderError, now: float) -> None:
         """A poll, or the start of a round, was not answered, or answered with an error."""
+        self.failing_since = self.failing_since if self._faults else now
         self._faults += 1
         self.error = error
         self.hint = error.retry_after if isinstance(error, ServiceUnavailable) else None
+
+    def may_pass(self, error: ProviderError, now: float) -> bool:
+        """True when the start of a later round, refused so, may be taken yet: some services need up to 33 s until they
+        know the round before."""
+        if isinstance(error, PreviousRunNotFound):
+            return not self.forgotten(now, self.failing_since)
+
+        return isinstance(error, ServiceUnavailable | AuthenticationFailed)
 
     def fruitless(self) -> bool:
         """A connection brought no more of the answer; True when it is the last of too many."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, ClassVar
 
-from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused
+from ..errors import RunNotFound, StreamRefused
 from .contact import Contact, signal_of
 from .dialogue import Dialogue
 from .messages import (
@@ -151,10 +151,10 @@ class Run:
     def _on_start_failed(self, seen: StartFailed, now: float) -> list[Command]:
         """A first start that fails is no run. A later round's did no work, and is sent again while that may help."""
         error = seen.error
-        if not self.record.rounds or not isinstance(error, ServiceUnavailable | AuthenticationFailed):
+        self.contact.failed(error, now)
+        if not self.record.rounds or not self.contact.may_pass(error, now):
             return self._end(RunStatus.FAILED, error.code or "rejected", str(error), now)
 
-        self.contact.failed(error)
         self.dialogue.unsend()
         if self.record.cancel_requested and self.dialogue.ours:
             return self._stop(now)
@@ -171,7 +171,7 @@ class Run:
 
     def _on_poll_failed(self, seen: PollFailed, now: float) -> list[Command]:
         error = seen.error
-        self.contact.failed(error)
+        self.contact.failed(error, now)
         if self.phase is Phase.WAITING:
             return []
 

@@ -44,7 +44,14 @@ from agentbg.core.schedule import PollPolicy, StreamPolicy
 from agentbg.core.states import Phase
 from agentbg.core.status import RunStatus
 from agentbg.core.update import AgentRunResponseUpdate, UpdateType
-from agentbg.errors import AuthenticationFailed, RequestRejected, RunNotFound, ServiceUnavailable, StreamRefused
+from agentbg.errors import (
+    AuthenticationFailed,
+    PreviousRunNotFound,
+    RequestRejected,
+    RunNotFound,
+    ServiceUnavailable,
+    StreamRefused,
+)
 
 from .service import REF, event, record, snapshot
 
@@ -438,6 +445,20 @@ def test_a_follow_up_that_is_refused_by_a_wrong_key_is_complained_of_and_sent_la
     assert shell.feed(StartFailed(DENIED)) == [Complain(DENIED), WakeAt(T0 + POLL.maximum)]
     shell.now += POLL.maximum
     assert isinstance(the_send(shell.feed(Due())), Send)
+
+
+def test_a_follow_up_whose_round_before_is_not_known_yet_is_sent_again_for_a_minute() -> None:
+    shell = sent()
+    for _ in range(3):
+        (wake,) = shell.feed(StartFailed(PreviousRunNotFound("404")))
+        assert isinstance(wake, WakeAt)
+        assert shell.stored.ref == REFS[0], "it was not taken: another process may send it"
+        shell.now = wake.at
+        the_send(shell.feed(Due()))
+
+    shell.now += POLL.missing_grace + 1
+    shell.feed(StartFailed(PreviousRunNotFound("404", code="previous_response_not_found")))
+    assert (shell.run.phase, shell.error) == (Phase.DONE, "previous_response_not_found")
 
 
 def test_a_follow_up_that_is_refused_for_good_fails_the_run() -> None:

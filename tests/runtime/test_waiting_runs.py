@@ -217,3 +217,31 @@ async def test_who_asks_for_a_run_while_the_runtime_closes_does_not_take_it():
     await asyncio.wait({getting})
     assert isinstance(getting.exception(), RuntimeClosed)
     assert (await store.load(handle.id)).epoch == handle._live.record.epoch
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@virtual_time
+async def test_a_follow_up_that_was_refused_is_sent_by_the_next_process_without_asking(stream):
+    store, provider = MemoryStore(), service().fail("answer", ServiceUnavailable("429", unsent=True), times=3)
+    agent = Agent(provider)
+    async with runtime(store) as running:
+        handle = await running.submit(agent, "x", stream=stream)
+        await handle.wait()
+        await answer(handle)
+        while provider.count("answer") < 3:
+            await asyncio.sleep(0.1)
+
+    assert (await store_of(store, handle.id)).rounds[-1].sent is False
+    async with runtime(store, agents=[agent]) as running:
+        handle = await running.get(handle.id)
+        assert (await handle).text == "done"
+
+    assert provider.count("answer") == 4
+
+
+async def store_of(store, run_id):
+    await store.open()
+    try:
+        return await store.load(run_id)
+    finally:
+        await store.aclose()
