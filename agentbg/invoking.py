@@ -29,6 +29,7 @@ class Invoking:
             tool=tool.name,
             agent=self._record.agent,
             metadata=self._record.metadata,
+            key=f"{self._record.id}.{len(self._record.rounds)}.{request.id}",
         )
         try:
             return Invoked(request.id, await tool.call(request.arguments, context))

@@ -51,11 +51,13 @@ class RunContext:
     run_id: str
     """Ours, as in `handle.id`."""
     call_id: str
-    """The model's id of this call: the same when the call is repeated after a crash, so it is an idempotency key."""
+    """The model's id of this call. Most services give each call one of its own."""
     tool: str
     agent: str
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The caller's own, from `submit(metadata=…)`."""
+    key: str = ""
+    """Ours, of this call and no other, and the same when it is made again after a crash: an idempotency key."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

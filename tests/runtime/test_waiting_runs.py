@@ -6,7 +6,17 @@ import asyncio
 
 import pytest
 
-from agentbg import Agent, AgentRuntime, InputRequired, RunStatus, RuntimeClosed, ServiceUnavailable, StoreError, tool
+from agentbg import (
+    Agent,
+    AgentRuntime,
+    InputRequired,
+    RunContext,
+    RunStatus,
+    RuntimeClosed,
+    ServiceUnavailable,
+    StoreError,
+    tool,
+)
 from agentbg.providers import Cap
 from agentbg.stores import MemoryStore
 from agentbg.testing import RunScript, ScriptedProvider, VirtualClock, virtual_time
@@ -245,3 +255,30 @@ async def store_of(store, run_id):
         return await store.load(run_id)
     finally:
         await store.aclose()
+
+
+@virtual_time
+async def test_a_call_has_a_key_of_its_own_which_it_keeps_in_the_next_process():
+    keys = []
+
+    @tool(idempotent=True, timeout=None)
+    async def look(context: RunContext) -> str:
+        """Look."""
+        keys.append((context.call_id, context.key))
+        await asyncio.sleep(60 if len(keys) == 1 else 1)
+        return "seen"
+
+    again = RunScript.call("look", {}, seconds=5)
+    store = MemoryStore()
+    agent = Agent(ScriptedProvider([again, again, RunScript.text("done")], caps=NO_RESPOND), tools=[look])
+    async with runtime(store) as running:
+        handle = await running.submit(agent, "x")
+        while not keys:
+            await asyncio.sleep(1)
+
+    async with runtime(store, agents=[agent]) as running:
+        assert (await (await running.get(handle.id))).text == "done"
+
+    (first, begun), (second, begun_again), (third, next_round) = keys
+    assert first == second == third, "the service gives each call the same id"
+    assert begun == begun_again != next_round
