@@ -16,9 +16,11 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 from .core.model import JSON
 from .errors import ToolError
 from .inputs import text
+from .patience import contained
 
 T = TypeVar("T")
 
+CANCELLED_INSIDE = "The tool raised CancelledError: something that it waited for was cancelled."
 NOTHING = "The tool returned nothing."
 """What a model is told of None."""
 _PARTS = ("input_text", "input_image", "input_file")
@@ -41,16 +43,10 @@ async def run(function: Callable[..., Any], bound: inspect.BoundArguments) -> An
     return await result if inspect.isawaitable(result) else result
 
 
-async def contained(call: Awaitable[T]) -> T:
+async def only_errors(call: Awaitable[T]) -> T:
     """What would stop the caller's own loops and tasks, but is only a tool's, is an error like any other."""
     try:
-        return await call
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-
-        raise ToolError("The tool raised CancelledError: something that it waited for was cancelled.") from error
+        return await contained(call, ToolError, CANCELLED_INSIDE)
     except StopAsyncIteration as error:
         raise ToolError("The tool raised StopAsyncIteration.") from error
 

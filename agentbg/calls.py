@@ -32,7 +32,7 @@ from .errors import (
     ServiceUnavailable,
     SubmitUnknown,
 )
-from .patience import Patience
+from .patience import Patience, contained
 from .providers.base import Cap, Provider
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Calls:
         since = _now()
         for attempt in count(1):
             try:
-                return _started(await _contained(call()))
+                return _started(await contained(call(), ServiceUnavailable, CANCELLED_INSIDE))
             except ProviderError as error:
                 if not await self._may_repeat(error, attempt, since, keyed=keyed):
                     return _failed_start(error)
@@ -165,7 +165,7 @@ class Calls:
                 while True:
                     try:
                         with bound:
-                            batch = await _contained(anext(events))
+                            batch = await contained(anext(events), ServiceUnavailable, CANCELLED_INSIDE)
                     except StopAsyncIteration:
                         break
                     except TimeoutError:
@@ -182,7 +182,7 @@ class Calls:
     async def _answer(self, call: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self.retry.answer):
-                return await _contained(call)
+                return await contained(call, ServiceUnavailable, CANCELLED_INSIDE)
         except TimeoutError as error:
             raise ServiceUnavailable(f"The service did not answer within {self.retry.answer:g} s.") from error
 
@@ -236,18 +236,6 @@ def raise_if_not_started(seen: Observation, run_id: str | None) -> None:
 def _shows_run(seen: Streamed) -> bool:
     """Keepalives may come before the run itself."""
     return any(event.kind is not EventKind.KEEPALIVE for event in seen.events)
-
-
-async def _contained(call: Awaitable[T]) -> T:
-    """A cancel scope inside a client can leak its cancellation: that is a call that failed, and no cancelled task."""
-    try:
-        return await call
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-
-        raise ServiceUnavailable(CANCELLED_INSIDE) from error
 
 
 def _started(snapshot: Snapshot) -> Started | StartLost:

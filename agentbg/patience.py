@@ -1,10 +1,28 @@
-"""One timer for many waits."""
+"""Waiting for others: one timer for many waits, and what a wait may not bring."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from math import inf
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def contained(call: Awaitable[T], stray: type[Exception], message: str) -> T:
+    """Await what others wrote. A CancelledError that nobody sent us, such as one that leaks from a cancel scope inside,
+    is a call that failed, and no cancelled task: it is raised as `stray`.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+
+        raise stray(message) from error
 
 
 class Patience:

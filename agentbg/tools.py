@@ -32,7 +32,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 from pydantic import PydanticUserError
 
 from ._arguments import Arguments, name_of, plain, signature_of
-from ._calling import contained, is_kind, run, written
+from ._calling import is_kind, only_errors, run, written
 from ._docstring import read_docstring
 from .core.model import JSON
 from .errors import ToolTimeout, UsageError
@@ -118,7 +118,7 @@ class Tool(Generic[P, R_co]):
         limit = asyncio.timeout(self.timeout)
         try:
             async with limit:
-                result = await contained(run(self.function, bound))
+                result = await only_errors(run(self.function, bound))
         except TimeoutError as error:
             if not limit.expired():
                 raise

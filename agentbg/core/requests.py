@@ -111,6 +111,7 @@ def require_answer(answer: object) -> None:
         raise UsageError(f"approve is True or False, not {answer.approve!r:.100}.")
 
     output = answer.output
+    # Not all callers are typed.
     listed = isinstance(output, Sequence) and all(isinstance(part, Mapping) for part in output)  # pyright: ignore[reportUnnecessaryIsInstance]
     if not (output is None or isinstance(output, (str, Mapping)) or listed):
         raise UsageError(f"An output is a text, a list of parts, or a whole item, not {output!r:.100}.")

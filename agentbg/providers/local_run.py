@@ -199,7 +199,7 @@ class LocalRun:
     def write(self, text: str) -> None:
         """Stream more of the answer. Raises UsageError for anything but a text, and after the run's end."""
         self._require_open()
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  not all callers are typed
             raise UsageError(f"A local run streams text: pieces of str, not of {type(text).__name__}.")
 
         if text:

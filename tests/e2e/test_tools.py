@@ -146,7 +146,7 @@ async def test_a_cut_at_any_event_of_any_round_makes_no_call_twice(way: Way, rou
             server,
             agent,
             runtime,
-        ):  # type: ignore[arg-type]
+        ):
             check_whole(server, desk, await way(agent, runtime))
             assert server.faults.pending == []
             assert server.count("attach") == 1

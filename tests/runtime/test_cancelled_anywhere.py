@@ -183,7 +183,7 @@ def test_a_wait_for_one_update_that_is_cancelled_ends_no_stream_of_a_handle(part
 
             async def consume():
                 async for update in stream:
-                    seen.append(update)  # noqa: PERF401
+                    seen.append(update)  # noqa: PERF401  as above
 
             await stage.cancel(consume())
             await take(stream, seen)

@@ -241,7 +241,7 @@ async def test_a_follow_up_that_was_refused_is_sent_by_the_next_process_without_
         while provider.count("answer") < 3:
             await asyncio.sleep(0.1)
 
-    assert (await store_of(store, handle.id)).rounds[-1].sent is False
+    assert (await record_in(store, handle.id)).rounds[-1].sent is False
     async with runtime(store, agents=[agent]) as running:
         handle = await running.get(handle.id)
         assert (await handle).text == "done"
@@ -249,7 +249,7 @@ async def test_a_follow_up_that_was_refused_is_sent_by_the_next_process_without_
     assert provider.count("answer") == 4
 
 
-async def store_of(store, run_id):
+async def record_in(store, run_id):
     await store.open()
     try:
         return await store.load(run_id)
