@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from .alarm import Alarm
 from .calls import Calls, raise_if_not_started
 from .clock import Clock
 from .core.dialogue import check_answers
@@ -34,75 +35,60 @@ from .core.messages import (
     WakeAt,
 )
 from .core.model import RunRef, StartRequest
-from .core.queue import PollQueue
 from .core.record import RunRecord
 from .core.requests import Answer, InputRequest
 from .core.status import RunStatus
 from .core.update import AgentRunResponseUpdate
 from .errors import AgentBGError, ProviderError, RuntimeClosed, UsageError
 from .hooks import Hooks
-from .live import LiveRun, outlast, promise, resolve
+from .hosting import Host
+from .journal import Journal
+from .live import LiveRun, promise, resolve
 from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
 
-CLOSING_GRACE = 10.0
-"""Seconds that closing waits for starts and calls of tools under way: of one that is cut off, nobody knows how far it
-came."""
-
-
-class _Stopped(Exception):
-    """Ends the task group."""
-
 
 class Driver:
-    """The fleet. It hosts its task group in a task of its own: it may be opened in one task and closed in another."""
+    """The fleet: it may be opened in one task and closed in another."""
 
     def __init__(self, store: Store, clock: Clock, max_requests: int, hooks: Hooks) -> None:
         self.runs: dict[str, LiveRun] = {}
         self._store = store
+        self._journal = Journal(store, clock)
         self._hooks = hooks
         self.clock = clock
-        self._queue = PollQueue()
+        self._host = Host(clock)
+        self._alarm = Alarm(clock)
         self._limit = anyio.CapacityLimiter(max_requests)
-        self._delicate: set[asyncio.Future[Any]] = set()
-        """What closing waits for a little."""
-        self._group: asyncio.TaskGroup | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()
-        self._kick = asyncio.Event()
 
     @property
     def used(self) -> bool:
         """True once it was opened, also after it was closed."""
-        return self._supervisor is not None
+        return self._host.used
 
     async def open(self) -> None:
         """Start driving."""
-        ready = asyncio.Event()
-        self._supervisor = asyncio.create_task(self._supervise(ready), name="agentbg supervisor")
-        await ready.wait()
+        await self._host.open(self._abandon_all)
+        self._host.spawn(self._alarm.ring(self._wake), "agentbg alarm")
 
     async def aclose(self) -> None:
         """Stop driving. Runs go on at their services; those who wait for them here get RuntimeClosed.
 
         Cancelling this only cuts the wait for starts and calls short.
         """
-        try:
-            until = self.clock.now() + CLOSING_GRACE
-            while self._delicate and self.clock.now() < until:  # a call's end may bring a start
-                await asyncio.wait(self._delicate, timeout=until - self.clock.now())
-        finally:
-            self._stop.set()
-            if self._supervisor is not None:
-                await outlast({self._supervisor})
+        await self._host.aclose()
+
+    def require_open(self) -> None:
+        """Raise RuntimeClosed unless runs can be driven."""
+        self._host.require_open()
 
     async def start(self, live: LiveRun, request: StartRequest) -> None:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
         self._spawn(live, self._start(live, request))
         self.runs[live.id] = live
         live.started = promise()
-        self._take_care(live.started)
+        self._host.take_care(live.started)
         await asyncio.shield(live.started)
 
     async def take_up(self, live: LiveRun) -> None:
@@ -156,7 +142,8 @@ class Driver:
         self.require_open()
         stored = promise()
         work = self._spawn(live, self._respond(live, answers, stored))
-        work.add_done_callback(lambda _: resolve(stored, live.lost or self._closed()))  # it may not even have begun
+        # It may not even have begun.
+        work.add_done_callback(lambda _: resolve(stored, live.lost or self._host.closed()))
         await asyncio.shield(stored)
 
     def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
@@ -164,24 +151,12 @@ class Driver:
         self.require_open()
         return live.updates(self._store, after)
 
-    def require_open(self) -> None:
-        """Raise RuntimeClosed unless runs can be driven."""
-        if self._group is None or self._stop.is_set():
-            raise self._closed()
-
-    @staticmethod
-    def _closed() -> RuntimeClosed:
-        return RuntimeClosed(
-            "The runtime is not open. Use it inside `async with AgentRuntime(…) as runtime:`; unfinished runs stay in "
-            "the store, and a new runtime on it goes on with them."
-        )
-
     # --- commands ---
 
     async def _do(self, live: LiveRun, commands: list[Command]) -> None:
         task = asyncio.current_task()
         if task is not None and any(isinstance(command, Invoke | Send) for command in commands):
-            self._take_care(task)  # what is stored as begun is to be begun
+            self._host.take_care(task)  # what is stored as begun is to be begun
 
         for command in commands:
             if live.lost is not None:  # let go of meanwhile: another `LiveRun` may drive the run by now
@@ -195,8 +170,7 @@ class Driver:
     def _act(self, live: LiveRun, command: Command) -> None:
         match command:
             case WakeAt(at):
-                self._queue.set(live.id, at)
-                self._kick.set()
+                self._alarm.set(live.id, at)
             case Poll():
                 self._spawn(live, self._poll(live, *live.service))
             case Attach(after):
@@ -208,9 +182,9 @@ class Driver:
             case Cancel():
                 self._spawn(live, self._send_cancel(live, *live.service))
             case Invoke(request):
-                live.work(self._take_care(self._spawn(live, self._invoke(live, request))))
+                live.work(self._host.take_care(self._spawn(live, self._invoke(live, request))))
             case Send():
-                self._take_care(self._spawn(live, self._send_answers(live, command)))
+                self._host.take_care(self._spawn(live, self._send_answers(live, command)))
             case Complain(error):
                 logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
                 live.bell.ring(error)
@@ -219,14 +193,10 @@ class Driver:
 
     async def _commit(self, live: LiveRun, commit: Commit) -> None:
         record = live.record
-        record.updated_at = self.clock.wall()
-        if commit.settled:
-            record.finished_at = record.updated_at if record.status.terminal else None
-
         if commit.updates:
             live.settled = False  # until the store has these
 
-        await (self._store.save if commit.whole else self._store.append)(record, commit.updates)
+        await self._journal.commit(record, commit)
         if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
             live.announced = True
             self._hooks.submitted(live)
@@ -247,19 +217,14 @@ class Driver:
     def _rest(self, live: LiveRun) -> None:
         """Nothing more is to be done for a run; one that waits for its user is kept at hand."""
         live.hang_up()
-        self._queue.discard(live.id)
+        self._alarm.discard(live.id)
         if live.record.status.terminal:
             self._drop(live)
 
     def _drop(self, live: LiveRun) -> None:
         if self.runs.get(live.id) is live:
             del self.runs[live.id]
-            self._queue.discard(live.id)
-
-    def _take_care(self, work: asyncio.Future[Any]) -> asyncio.Future[Any]:
-        self._delicate.add(work)
-        work.add_done_callback(self._delicate.discard)
-        return work
+            self._alarm.discard(live.id)
 
     # --- what runs under way do ---
 
@@ -379,47 +344,18 @@ class Driver:
 
     # --- hosting ---
 
-    async def _supervise(self, ready: asyncio.Event) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                group.create_task(self._schedule(), name="agentbg scheduler")
-                ready.set()
-                await self._stop.wait()
-                raise _Stopped
-        except* _Stopped:
-            pass
-        finally:
-            self._stop.set()
-            for live in list(self.runs.values()):
-                live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
-
-    async def _schedule(self) -> None:
-        """Wake each run when it is due."""
-        while not self._stop.is_set():
-            while (run_id := self._queue.pop_due(self.clock.now())) is not None:
-                live = self.runs.get(run_id)
-                if live is not None:
-                    self._spawn(live, self.tell(live, Due()))
-
-            self._kick.clear()
-            await self._sleep_until(self._queue.next_at())
-
-    async def _sleep_until(self, at: float | None) -> None:
-        timer = None if at is None else asyncio.get_running_loop().call_at(at, self._kick.set)
-        try:
-            await self._kick.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _wake(self, run_id: str) -> None:
+        live = self.runs.get(run_id)
+        if live is not None and self._host.is_open:
+            self._spawn(live, self.tell(live, Due()))
 
     def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        if self._group is None or self._stop.is_set():
+        try:
+            task = self._host.spawn(self._guard(live, work), f"agentbg {live.id}")
+        except RuntimeClosed:
             work.close()
-            self.require_open()
+            raise
 
-        assert self._group is not None, "open"
-        task = self._group.create_task(self._guard(live, work), name=f"agentbg {live.id}")
         task.add_done_callback(lambda _: work.close())  # a task that is cancelled before it begins awaits nothing
         return task
 
@@ -436,6 +372,10 @@ class Driver:
             failure = AgentBGError(f"agentbg has a bug, please report it: {error!r}. The run goes on at the service.")
             failure.__cause__ = error
             self._let_go(live, failure)
+
+    def _abandon_all(self) -> None:
+        for live in list(self.runs.values()):
+            live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
 
     def _let_go(self, live: LiveRun, error: AgentBGError) -> None:
         self._detach(live)

@@ -55,7 +55,7 @@ async def test_closing_at_the_moment_that_a_run_is_due_is_quiet():
     await running.__aenter__()
     await running.submit(Agent(ScriptedProvider.text("done", seconds=60)), "x")
     await asyncio.sleep(0)
-    asyncio.get_running_loop().call_at(running._driver._queue.next_at(), running._driver._stop.set)
+    asyncio.get_running_loop().call_at(running._driver._alarm.queue.next_at(), running._driver._host.stop)
     await asyncio.sleep(1)
     await running.__aexit__()
     del running

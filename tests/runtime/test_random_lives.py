@@ -474,7 +474,7 @@ async def last_life(world: World) -> None:
             check_text(world, handle, got)
 
         assert runtime._driver.runs == {}
-        assert len(runtime._driver._queue) == 0
+        assert len(runtime._driver._alarm.queue) == 0
 
 
 async def to_its_end(world: World, handle) -> None:
