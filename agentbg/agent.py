@@ -211,7 +211,7 @@ class Agent(Generic[T]):
         if not partial:
             return ResumableStream(asking.updates())
 
-        return ResumableStream(Partials(self.read_partial, lambda _: asking.updates()).updates())
+        return ResumableStream(Partials(self.read_partial, asking.updates))
 
     # --- what the runtime asks an agent for ---
 

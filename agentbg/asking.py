@@ -73,13 +73,13 @@ class Asking:
 
             return replace(response, continuation_token=self._token(pilot.run))
 
-    async def updates(self) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+    async def updates(self) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
         """Stream the run to its end, or until it waits for its user."""
         with self._turn() as turn:
             pilot, commands = await self._begin(turn)
-            async with aclosing(follow(pilot, commands)) as updates:
-                async for update in updates:
-                    yield update
+            async with aclosing(follow(pilot, commands)) as batches:
+                async for updates in batches:
+                    yield updates
 
     async def _first(self, pilot: Pilot) -> Sequence[Command]:
         run = pilot.run

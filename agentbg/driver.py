@@ -38,12 +38,12 @@ from .core.model import RunRef, StartRequest
 from .core.record import RunRecord
 from .core.requests import Answer, InputRequest
 from .core.status import RunStatus
-from .core.update import AgentRunResponseUpdate
 from .errors import AgentBGError, ProviderError, RuntimeClosed, UsageError
 from .hooks import Hooks
 from .hosting import Host
 from .journal import Journal
 from .live import LiveRun, promise, resolve
+from .reader import Reader
 from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
@@ -146,10 +146,10 @@ class Driver:
         work.add_done_callback(lambda _: resolve(stored, live.lost or self._host.closed()))
         await asyncio.shield(stored)
 
-    def updates(self, live: LiveRun, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
-        """A run's updates with a seq above `after`: from memory, from the store, and as they come."""
+    def read(self, live: LiveRun, after: int) -> Reader:
+        """A run's updates with a seq above `after`: from the store, and as they come."""
         self.require_open()
-        return live.updates(self._store, after)
+        return live.read(self._store, after)
 
     # --- commands ---
 
@@ -187,7 +187,7 @@ class Driver:
                 self._host.take_care(self._spawn(live, self._send_answers(live, command)))
             case Complain(error):
                 logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
-                live.bell.ring(error)
+                live.ring(error)
             case _:
                 raise AssertionError(f"{command} is carried out elsewhere")
 

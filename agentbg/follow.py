@@ -31,8 +31,9 @@ from .invoking import Invoking
 Observations = AsyncGenerator[Observation, None]
 
 
-async def follow(pilot: Pilot, commands: Sequence[Command]) -> AsyncGenerator[AgentRunResponseUpdate, None]:
-    """Carry out these commands, then what follows; yield the updates until the run has ended or waits for its user.
+async def follow(pilot: Pilot, commands: Sequence[Command]) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
+    """Carry out these commands, then what follows; yield the updates, those that come together, together, until the run
+    has ended or waits for its user.
 
     Each update carries its own token, so what the consumer has not taken yet is not lost by leaving here. Raises
     ProviderError when the service refuses the start or to talk about the run, SubmitUnknown when the start's answer was
@@ -45,12 +46,12 @@ async def follow(pilot: Pilot, commands: Sequence[Command]) -> AsyncGenerator[Ag
             while pilot.undone:
                 command = pilot.undone.popleft()
                 updates = command.updates if isinstance(command, Commit) else ()
-                for update in updates[:-1]:
-                    yield update
+                if early := updates[:-1]:
+                    yield early
 
                 await pilot.do(command)
-                for update in updates[-1:]:  # whoever is given the last one has seen all
-                    yield update
+                if last := updates[-1:]:  # whoever is given the last one has seen all
+                    yield last
 
             if pilot.run.phase in (Phase.DONE, Phase.WAITING):
                 return

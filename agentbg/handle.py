@@ -185,9 +185,11 @@ class BackgroundHandle(Generic[T]):
             raise UsageError(f"stream(after=…) takes the seq of the last update you have, 0 for none; not {after}.")
 
         self._require_agent()
-        journal = functools.partial(self._driver.updates, self._live)
-        updates = Partials(self._live.read_partial, journal).updates if partial else journal
-        return ResumableStream(updates(after), reopen=updates, after=after)
+        if not partial:
+            return ResumableStream(self._driver.read(self._live, after), lasting=True)
+
+        whole = functools.partial(self._driver.read, self._live, 0)
+        return ResumableStream(Partials(self._live.read_partial, whole, after), lasting=True)
 
     # --- working ---
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -17,11 +17,10 @@ from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import AgentBGError
 from .partials import ReadPartial
+from .reader import Reader
 from .stores.base import Store
 
 Invoke = Callable[[InputRequest], Awaitable[Invoked | InvokeFailed]]
-RECENT = 256
-"""Updates kept in memory per run for consumers that keep up; those that do not read the store."""
 
 
 class Bell:
@@ -117,12 +116,11 @@ class LiveRun:
         """Why this process does not drive the run any more, although it is live."""
         self.restarts_until = -inf
         """Up to this Unix time the run may be started again, should its service lose it."""
-        self.reconnects = 0
-        self.bell = Bell()
-        self._committed = run.record.position.seq
-        self._recent: deque[AgentRunResponseUpdate] | None = (
-            None  # made when it is needed: it has room for 64 from birth
-        )
+        self.bell, self.news = Bell(), Bell()
+        """Rung when the run is settled, or cannot be; and, for those who stream, at each update, too."""
+        self.committed, self.reconnects = run.record.position.seq, 0
+        """The seq of the last update that was published; connections made to take the stream up again."""
+        self._readers: list[weakref.ref[Reader]] = []
         self._on_settled: list[Callable[[], object]] = []
         self._calls_under_way: dict[asyncio.Future[None], None] = {}
         self.rests: dict[int, Callable[[], object]] = {}
@@ -145,12 +143,12 @@ class LiveRun:
         if not updates:
             return
 
-        if self._recent is None:
-            self._recent = deque(maxlen=RECENT)
+        self.committed = updates[-1].seq
+        for each in self._readers:
+            if (reader := each()) is not None:
+                reader.put(updates)
 
-        self._recent.extend(updates)
-        self._committed = updates[-1].seq
-        self.bell.ring()
+        self.news.ring()
 
     def work(self, call: asyncio.Future[None]) -> None:
         """A call of a tool is under way."""
@@ -171,7 +169,7 @@ class LiveRun:
 
         resolve(self.cancelling)
         self.cancelling = None
-        self.bell.ring()
+        self.ring()
         self._announce()
 
     def abandon(self, error: AgentBGError) -> None:
@@ -182,8 +180,13 @@ class LiveRun:
         self.lost = error
         resolve(self.started, error)
         resolve(self.cancelling, error)
-        self.bell.ring(error)
+        self.ring(error)
         self._announce()
+
+    def ring(self, error: AgentBGError | None = None) -> None:
+        """Wake all who wait: for the end, or for the next update."""
+        self.bell.ring(error)
+        self.news.ring(error)
 
     def when_settled(self, call: Callable[[], object]) -> None:
         """Call back once when there is nothing more to wait for; at once when there is nothing now."""
@@ -200,44 +203,15 @@ class LiveRun:
 
             await self.bell.wait()
 
-    async def updates(self, store: Store, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
-        """All updates with a seq above `after`, from memory or from the store, until the last."""
-        seq = after
-        while True:
-            committed, batch = self._committed, self._since(seq)
-            if batch is None:
-                batch = [self._dress(update) for update in await store.read(self.id, after=seq)]
+    def read(self, store: Store, after: int) -> Reader:
+        """All updates with a seq above `after`, as they are published or from the store, until the last."""
+        reader = Reader(self, store, after)
+        self._readers.append(weakref.ref(reader, self._readers.remove))
+        return reader
 
-            for update in batch:
-                seq = update.seq
-                yield update
-
-            if not batch:  # all that was committed has been read; a run taken up by its token begins in its middle
-                seq = max(seq, committed)
-
-            if seq >= self._committed:
-                if self.settled:
-                    return
-
-                if self.lost is not None:
-                    raise self.lost
-
-                await self.bell.wait()
-
-    def _since(self, seq: int) -> Sequence[AgentRunResponseUpdate] | None:
-        """The updates above `seq`, when memory has them all; None when only the store does."""
-        if seq >= self._committed:
-            return ()
-
-        recent = self._recent
-        if not recent or seq < recent[0].seq - 1:
-            return None
-
-        return [recent[place] for place in range(seq - self._committed, 0)]  # a deque is quick at its ends
-
-    def _dress(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
+    def dress(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
         """Give an update from the store what a store does not keep."""
-        last = update.type is UpdateType.END or (update.type is UpdateType.WAITING and update.seq == self._committed)
+        last = update.type is UpdateType.END or (update.type is UpdateType.WAITING and update.seq == self.committed)
         response: Any = self.run.response if last else None
         return replace(update, issuer=self.run.dialogue.issuer(update.seq), response=response)
 

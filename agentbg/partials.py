@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from io import StringIO
@@ -14,8 +13,8 @@ from .core.response import AgentRunResponse
 from .core.status import RunStatus
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import UsageError
+from .stream import Source
 
-Updates = AsyncGenerator[AgentRunResponseUpdate, None]
 ReadPartial = Callable[[str, bool], Any]
 """A text, and whether it is whole, as plain data; None for a text of which nothing can be read."""
 
@@ -23,33 +22,31 @@ ReadPartial = Callable[[str, bool], Any]
 class Partials:
     """The updates of a run for one consumer, each of which can say what of the value has come by then.
 
-    `source` gives the updates above a seq. The text is kept here, once, and read only when an update is asked.
+    `source` gives the updates from the first that can be had on; those with a seq up to `after` are read for their text
+    alone. The text is kept here, once, and read only when an update is asked.
     """
 
-    def __init__(self, read: ReadPartial | None, source: Callable[[int], Updates]) -> None:
+    def __init__(self, read: ReadPartial | None, source: Callable[[], Source], after: int = 0) -> None:
         if read is None:
             raise UsageError(
                 "partial=True reads the answer as its agent's output type, and here is none: pass Agent(…, "
                 "output_type=…), or, to a runtime that does not know the run's agent, AgentRuntime(agents=[…])."
             )
 
-        self._read, self._source = read, source
-        self._seq = 0
+        self._read, self._source, self._after = read, source(), after
         self._text: StringIO | None = None
         self._missed = 0
         """Characters that were delivered before this consumer's first update."""
 
-    def updates(self, after: int = 0) -> Updates:
-        """Those with a seq above `after`. Those before are read for their text, as far as they can be had."""
-        return self._dressed(self._source(self._seq), after)
+    async def __anext__(self) -> Sequence[AgentRunResponseUpdate]:
+        while True:
+            told = [self._tell(update) for update in await self._source.__anext__()]
+            if wanted := [update for update in told if update.seq > self._after]:
+                return wanted
 
-    async def _dressed(self, source: Updates, after: int) -> Updates:
-        async with aclosing(source):
-            async for update in source:
-                self._seq = update.seq
-                told = self._tell(update)
-                if update.seq > after:
-                    yield told
+    async def aclose(self) -> None:
+        """Read no more."""
+        await self._source.aclose()
 
     def _tell(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
         if self._text is None or update.type is UpdateType.RESET:

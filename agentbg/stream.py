@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Awaitable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from .core.update import AgentRunResponseUpdate
 from .errors import UsageError
+
+
+class Source(Protocol):
+    """Where a stream's updates come from: those that come together, together. An async generator is one, too."""
+
+    def __anext__(self) -> Awaitable[Sequence[AgentRunResponseUpdate]]:
+        """The next ones, at least one. Raises StopAsyncIteration after the last."""
+        ...
+
+    def aclose(self) -> Awaitable[None]:
+        """Release what the source holds."""
+        ...
 
 
 class ResumableStream:
@@ -24,16 +36,11 @@ class ResumableStream:
     update's token or `seq`.
     """
 
-    def __init__(
-        self,
-        source: AsyncGenerator[AgentRunResponseUpdate, None],
-        *,
-        reopen: Callable[[int], AsyncGenerator[AgentRunResponseUpdate, None]] | None = None,
-        after: int = 0,
-    ) -> None:
+    def __init__(self, source: Source, *, lasting: bool = False) -> None:
+        """A `lasting` source can be asked again after a wait for it was cancelled."""
         self._source = source
-        self._reopen = reopen
-        self._seq = after
+        self._lasting = lasting
+        self._here: Iterator[AgentRunResponseUpdate] = iter(())
         self._busy = False
         self._cancelled = False  # a generator that is cancelled is over: it must not look like a run that is
 
@@ -41,21 +48,10 @@ class ResumableStream:
         return self
 
     async def __anext__(self) -> AgentRunResponseUpdate:
-        self._require_idle()
-        if self._cancelled:
-            self._go_on()
+        for update in self._here:
+            return update
 
-        self._busy = True
-        try:
-            update = await anext(self._source)
-        except asyncio.CancelledError:
-            self._cancelled = True
-            raise
-        finally:
-            self._busy = False
-
-        self._seq = update.seq
-        return update
+        return await self._fetch()
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,17 +64,27 @@ class ResumableStream:
     async def aclose(self) -> None:
         """Stop iterating. The run goes on. A task that iterates meanwhile is not disturbed: cancel that one instead."""
         self._require_idle()
-        self._cancelled = False
+        self._here, self._cancelled = iter(()), False
         await self._source.aclose()
 
-    def _go_on(self) -> None:
-        if self._reopen is None:
+    async def _fetch(self) -> AgentRunResponseUpdate:
+        self._require_idle()
+        if self._cancelled:
             raise UsageError(
                 "The wait for this stream's next update was cancelled, by a time-out perhaps, and that closed it. Go "
                 "on with run_streaming and the continuation token of the last update."
             )
 
-        self._source, self._cancelled = self._reopen(self._seq), False
+        self._busy = True
+        try:
+            self._here = iter(await self._source.__anext__())
+        except asyncio.CancelledError:
+            self._cancelled = not self._lasting
+            raise
+        finally:
+            self._busy = False
+
+        return next(self._here)
 
     def _require_idle(self) -> None:
         if self._busy:

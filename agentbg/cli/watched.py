@@ -120,10 +120,10 @@ class StoredRun:
         """Do nothing: it is over."""
         return self._record.status
 
-    async def _updates(self, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+    async def _updates(self, after: int) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
         last = self._record.position.seq
         async for update in _journal(self._store, self.id, after):
-            yield replace(update, response=self.response) if update.seq == last else update
+            yield [replace(update, response=self.response) if update.seq == last else update]
 
 
 class BorrowedRun:
@@ -146,10 +146,10 @@ class BorrowedRun:
         self.token = replace(self.token, streamed=False)
         return self.response.status
 
-    async def _updates(self, after: int) -> AsyncGenerator[AgentRunResponseUpdate, None]:
+    async def _updates(self, after: int) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
         seq = self.token.position.seq
         async for update in _journal(self._store, self.id, after, seq):
-            yield update
+            yield [update]
 
         options = AgentRunOptions(allow_background_responses=True, continuation_token=self.token)
         async with self._agent.run_streaming(thread=self._agent.get_new_thread(), options=options) as updates:
@@ -160,7 +160,7 @@ class BorrowedRun:
                     update = replace(update, response=self.response)
 
                 if update.seq > after:
-                    yield update
+                    yield [update]
 
 
 async def _journal(

@@ -21,7 +21,7 @@ from agentbg import (
     UsageError,
 )
 from agentbg.core.record import RunRecord
-from agentbg.live import RECENT
+from agentbg.reader import RECENT
 from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.testing.server import CutAfterEvent, DropStart, ResponsesServer, Script, SlowBody, Stall, Status
 

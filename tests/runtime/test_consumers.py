@@ -8,8 +8,8 @@ import gc
 import pytest
 
 from agentbg import Agent, AgentRunOptions, AgentRunResponseUpdate, AgentRuntime, TokenExpired, UpdateType
-from agentbg.live import RECENT
 from agentbg.providers import OpenAIResponses, Resume
+from agentbg.reader import RECENT
 from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
 from agentbg.testing.clock import announced
