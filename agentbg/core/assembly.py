@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .model import JSON, Cursor, EventKind, Snapshot, StreamEvent
+from .model import JSON, Cursor, EventKind, Snapshot, Source, StreamEvent
 from .position import Position, digest, tail
 from .response import AgentRunResponse
 from .update import AgentRunResponseUpdate, TokenIssuer, UpdateType
@@ -144,7 +144,7 @@ class Assembly:
 
     def answer(self, item: JSON) -> AgentRunResponseUpdate:
         """The update that shows the answer to a call."""
-        return self._update(UpdateType.ITEM, raw={"type": "item", "item": item})
+        return self._update(UpdateType.ITEM, source={"type": "item", "item": item})
 
     def wait(self, response: AgentRunResponse[Any]) -> AgentRunResponseUpdate:
         """The update that says that the run waits for its user."""
@@ -180,7 +180,7 @@ class Assembly:
 
     def _unseen_item(self, index: int, item: JSON) -> AgentRunResponseUpdate:
         self._mark(self.position.items | 1 << index)
-        return self._update(UpdateType.ITEM, raw={"type": "item", "output_index": index, "item": item})
+        return self._update(UpdateType.ITEM, source={"type": "item", "output_index": index, "item": item})
 
     def _begin(self, index: int) -> list[AgentRunResponseUpdate]:
         """Note that an output item begins. Its second beginning voids it, and all that was delivered after it."""
@@ -217,12 +217,12 @@ class Assembly:
         return update
 
     def _update(
-        self, type: UpdateType, text: str = "", *, event: StreamEvent | None = None, raw: JSON | None = None
+        self, type: UpdateType, text: str = "", *, event: StreamEvent | None = None, source: Source | None = None
     ) -> AgentRunResponseUpdate:
         at = self.position
         cursor, index = at.cursor, 0
         if event is not None:
-            cursor, index, raw = _later(cursor, event.cursor), event.index or 0, event.raw
+            cursor, index, source = _later(cursor, event.cursor), event.index or 0, event.source
 
         chars, crc = at.chars, at.digest
         if text:
@@ -230,7 +230,7 @@ class Assembly:
             chars, crc = chars + len(text), digest(text, crc)
 
         self.position = at = Position(at.seq + 1, cursor, chars, crc, at.items, at.before, at.before_digest)
-        return AgentRunResponseUpdate(type, at.seq, text, raw, None, at, self.issuer)
+        return AgentRunResponseUpdate(type, at.seq, text, source, None, at, self.issuer)
 
 
 def _for_polls(updates: list[AgentRunResponseUpdate]) -> list[AgentRunResponseUpdate]:

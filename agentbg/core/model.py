@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
+
+from pydantic_core import from_json
 
 from .requests import InputRequest
 from .status import RunStatus
 
 JSON = Mapping[str, Any]
 """A JSON object as it came from the service."""
+
+Source = JSON | bytes
+"""A JSON object, or the text of one, which is read when somebody wants to know."""
 
 Cursor = int | str
 """A place in a service's own stream. Integers are ordered; strings are opaque."""
@@ -141,7 +146,7 @@ class StreamEvent:
     """One event of a service's stream. The hot type: a slotted dataclass, made once per event."""
 
     kind: EventKind
-    raw: JSON
+    source: Source
     text: str = ""
     """The delta, for TEXT."""
     cursor: Cursor | None = None
@@ -152,3 +157,11 @@ class StreamEvent:
     """For STATUS and END; also for ERROR where the service sent one."""
     error: RunErrorInfo | None = None
     """For ERROR."""
+
+    @property
+    def raw(self) -> JSON:
+        """The event as it came."""
+        if isinstance(self.source, bytes):
+            self.source = cast("JSON", from_json(self.source))
+
+        return self.source

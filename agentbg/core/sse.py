@@ -20,7 +20,7 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024
 
 
 class EventDecoder:
-    """Feed it chunks of bytes; get back the data of the events that they complete."""
+    """Feed it chunks of bytes; get back the blocks that they complete, one for each event."""
 
     def __init__(self) -> None:
         self._held: list[bytes] = []  # the chunks of an event that is not whole yet
@@ -28,7 +28,7 @@ class EventDecoder:
         self._edge = b""  # their last bytes: a boundary may be cut in two
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of each event completed by `chunk`; b"" for a block without data, such as a comment.
+        """The blocks completed by `chunk`; `read_data` reads them.
 
         Raises ValueError when a single event exceeds MAX_EVENT_BYTES.
         """
@@ -45,7 +45,14 @@ class EventDecoder:
         if self._size > MAX_EVENT_BYTES:
             raise ValueError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
 
-        return [_data(block) for block in blocks if block]
+        return [block for block in blocks if block]
+
+
+def read_data(block: bytes) -> bytes:
+    """An event's data; b"" for a block without data, such as a comment."""
+    lines = _LINES.split(block) if b"\r" in block else block.split(b"\n")
+    lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
 
 
 # Nearly every stream ends its lines with \n alone, for which `bytes` has methods ten times as fast as a pattern.
@@ -57,9 +64,3 @@ def _ends_event(text: bytes) -> bool:
 
 def _blocks(text: bytes) -> list[bytes]:
     return _BOUNDARY.split(text) if b"\r" in text else text.split(b"\n\n")
-
-
-def _data(block: bytes) -> bytes:
-    lines = _LINES.split(block) if b"\r" in block else block.split(b"\n")
-    lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
-    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from .model import JSON, RunRef
+from pydantic_core import from_json
+
+from .model import JSON, RunRef, Source
 from .position import Position
 from .response import AgentRunResponse
 from .token import ContinuationToken
@@ -47,7 +49,7 @@ class TokenIssuer:
         return ContinuationToken(self.ref, position, self.issued_at, self.streamed)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class AgentRunResponseUpdate:
     """One step of a run. Joining the `text` of all updates since the last RESET gives the answer's text, always."""
 
@@ -56,13 +58,30 @@ class AgentRunResponseUpdate:
     """Ours: from 1, without gaps, per run."""
     text: str = ""
     """A delta; never the whole text again, unless `type` is RESET."""
-    raw: JSON | None = field(default=None, repr=False)
-    """The service's event; None for an update that agentbg made itself."""
+    source: Source | None = field(default=None, repr=False)
+    """What `raw` is read from."""
     response: AgentRunResponse[Any] | None = field(default=None, repr=False)
     """The run's response, on the last update, and on the one that says that the run waits for its user."""
     position: Position = field(default=Position(), repr=False)
     issuer: TokenIssuer | None = field(default=None, repr=False, compare=False)
     read_partial: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AgentRunResponseUpdate) and self._facts == other._facts
+
+    @property
+    def raw(self) -> JSON | None:
+        """The service's event; None for an update that agentbg made itself."""
+        if isinstance(self.source, bytes):
+            self.source = cast("JSON", from_json(self.source))
+
+        return self.source
+
+    @property
+    def _facts(self) -> tuple[Any, ...]:
+        return self.type, self.seq, self.text, self.raw, self.response, self.position
 
     @property
     def partial(self) -> Any:

@@ -12,9 +12,10 @@ import openai
 import pydantic_core
 
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
-from ..core.sse import EventDecoder
+from ..core.sse import EventDecoder, read_data
 from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported, UsageError
 from ._lean_wire import wire_of
+from ._shapes import Shapes
 from ._wire import key_header
 from .base import Cap, Resume
 from .openai_errors import poll_after, translated
@@ -59,6 +60,7 @@ class OpenAIResponses:
         self._client = (client or _make_client(api_key, base_url)).with_options(max_retries=0)
         self._timeout = timeout
         self._wire = wire_of(self._client, timeout)
+        self._shapes = Shapes()
         self.endpoint = fingerprint(str(self._client.base_url))
 
     def __repr__(self) -> str:
@@ -148,20 +150,23 @@ class OpenAIResponses:
         if _media_type(headers).endswith(("json", "html", "xml")):  # some call a stream text/plain, or anything
             raise ServiceUnavailable(f"The service answered {_media_type(headers)} instead of a stream.")
 
-        decoder = EventDecoder()
+        decoder, shapes = EventDecoder(), self._shapes
         async for chunk in chunks:
             events: list[StreamEvent] = []
             try:
-                for data in decoder.feed(chunk):
-                    events.append(self._event(data))  # noqa: PERF401 (what came before a broken event stays)
+                for block in decoder.feed(chunk):
+                    events.append(shapes.read(block) or self._event(block))  # noqa: PERF401 (what was whole stays)
             finally:
                 yield events
 
-    def _event(self, data: bytes) -> StreamEvent:
+    def _event(self, block: bytes) -> StreamEvent:
+        data = read_data(block)
         if not data or data == b"[DONE]":
             return StreamEvent(EventKind.KEEPALIVE, {"type": "comment"})
 
-        return read_event(_json_object(data), self._ref)
+        event = read_event(_json_object(data), self._ref)
+        self._shapes.learn(block, data, event)
+        return event
 
 
 def _make_client(api_key: str | None, base_url: str | None) -> openai.AsyncOpenAI:

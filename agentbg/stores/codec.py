@@ -98,8 +98,13 @@ def remote_ids(record: RunRecord) -> list[str]:
 def encode_update(update: AgentRunResponseUpdate) -> bytes:
     """An update without its seq, response and issuer. Its position's seq is its own, and not written either."""
     at = update.position
-    fields = [_WORDS[update.type], update.text, at.cursor, at.chars, at.digest, at.items, update.raw]
-    return _dump_fast([*fields, at.before, at.before_digest] if at.before else fields, "update")
+    fields = [_WORDS[update.type], update.text, at.cursor, at.chars, at.digest, at.items]
+    rounds = [at.before, at.before_digest] if at.before else []
+    if isinstance(update.source, bytes):  # as the service wrote it
+        head, tail = _dump_fast(fields, "update"), _dump_fast(rounds, "update")
+        return b"%b,%b,%b" % (head[:-1], update.source, tail[1:]) if rounds else b"%b,%b]" % (head[:-1], update.source)
+
+    return _dump_fast([*fields, update.source, *rounds], "update")
 
 
 def decode_update(seq: int, payload: bytes) -> AgentRunResponseUpdate:
@@ -115,7 +120,7 @@ def decode_update(seq: int, payload: bytes) -> AgentRunResponseUpdate:
         type=kind,
         seq=seq,
         text=text,
-        raw=raw,
+        source=raw,
         position=Position(seq, cursor, chars, digest, items, before, before_digest),
     )
 

@@ -40,7 +40,7 @@ def make_updates(first: int, last: int, word: str = "word ") -> Sequence[AgentRu
             type=UpdateType.TEXT,
             seq=seq,
             text=word,
-            raw={"type": "response.output_text.delta", "sequence_number": seq * 2, "delta": word},
+            source={"type": "response.output_text.delta", "sequence_number": seq * 2, "delta": word},
             position=Position(seq, seq * 2, seq * len(word), digest(word * seq), 1),
         )
         for seq in range(first, last + 1)

@@ -235,4 +235,6 @@ def _wire(step: At, index: int | None, snapshot: Snapshot | None, *, first: bool
 
 def without_cursor(event: StreamEvent) -> StreamEvent:
     """The event of a service that gives no numbers."""
-    return replace(event, cursor=None, raw={key: value for key, value in event.raw.items() if key != "sequence_number"})
+    return replace(
+        event, cursor=None, source={key: value for key, value in event.raw.items() if key != "sequence_number"}
+    )

@@ -94,7 +94,7 @@ class StoreConformance(JournalConformance):
             type=UpdateType.RESET,
             seq=1,
             text=NASTY,
-            raw={"text": NASTY, "huge": 10**40},
+            source={"text": NASTY, "huge": 10**40},
             position=Position(1, NASTY, len(NASTY), digest(NASTY), 4),
         )
         async with opened(new_store()) as store:

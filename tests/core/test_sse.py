@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentbg.core import sse
-from agentbg.core.sse import EventDecoder
+from agentbg.core.sse import EventDecoder, read_data
 
 ENDINGS = (b"\n", b"\r\n", b"\r")
 
 
 def decode(*chunks: bytes) -> list[bytes]:
     decoder = EventDecoder()
-    return [data for chunk in chunks for data in decoder.feed(chunk)]
+    return [read_data(block) for chunk in chunks for block in decoder.feed(chunk)]
 
 
 lines = st.one_of(
@@ -84,7 +84,7 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     decoder = EventDecoder()
     for _ in range(5):
-        assert decoder.feed(b"data: " + b"x" * 88 + b"\n\n") == [b"x" * 88]
+        assert decoder.feed(b"data: " + b"x" * 88 + b"\n\n") == [b"data: " + b"x" * 88]
 
     decoder.feed(b"x" * 60)
     with pytest.raises(ValueError, match="larger than 100 bytes"):

@@ -9,6 +9,7 @@ import json
 import os
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +23,10 @@ from agentbg.core.model import EventKind, RunRef, StreamEvent
 from agentbg.core.record import RunRecord
 from agentbg.core.run import Run
 from agentbg.core.schedule import PollPolicy, StreamPolicy
-from agentbg.core.sse import EventDecoder
+from agentbg.core.sse import EventDecoder, read_data
 from agentbg.core.update import AgentRunResponseUpdate, UpdateType
 from agentbg.providers import OpenAIResponses
+from agentbg.providers._shapes import Shapes
 from agentbg.providers.responses_wire import read_event, read_response
 from agentbg.testing.server import CutAfterEvent, ResponsesServer, Script
 
@@ -83,9 +85,18 @@ def cut(body: bytes, how: str) -> Iterable[bytes]:
 
 
 def read(exchange: Exchange, how: str = "whole") -> list[list[StreamEvent]]:
-    decoder = EventDecoder()
+    decoder, shapes = EventDecoder(), Shapes()
     batches = [decoder.feed(chunk) for chunk in cut(exchange.body.encode(), how)]
-    return [[read_event(json.loads(data), make_ref) for data in batch] for batch in batches if batch]
+    return [[read_block(shapes, block) for block in batch] for batch in batches if batch]
+
+
+def read_block(shapes: Shapes, block: bytes) -> StreamEvent:
+    data = read_data(block)
+    event = read_event(json.loads(data), make_ref)
+    quick = shapes.read(block)
+    assert quick is None or (quick.raw == event.raw and replace(quick, source=event.source) == event)
+    shapes.learn(block, data, event)
+    return quick or event
 
 
 def final(exchange: Exchange) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_deep_nesting_is_kept(depth):
     for _ in range(depth):
         raw = [raw]
 
-    update = AgentRunResponseUpdate(UpdateType.PROGRESS, 1, raw={"deep": raw}, position=Position(1))
+    update = AgentRunResponseUpdate(UpdateType.PROGRESS, 1, source={"deep": raw}, position=Position(1))
     assert decode_update(1, encode_update(update)) == update
 
 
