@@ -12,6 +12,7 @@ Five things can be wrong with a stream, and each has one answer here:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ _TYPES = {
 }
 _CONTENT = frozenset({EventKind.ITEM, EventKind.TEXT, EventKind.PROGRESS})
 """More of the answer. Anything else a service can say for ever, to every connection."""
+_DELTA, _TEXT = EventKind.TEXT, UpdateType.TEXT  # an enum's own attributes are slow
 
 
 class Assembly:
@@ -86,6 +88,25 @@ class Assembly:
         self._began_at = at.cursor
         self._from_start = at.cursor is None and (at.chars > at.before or at.items > 0)
         return at.cursor
+
+    def go_on(self, events: Sequence[StreamEvent]) -> list[AgentRunResponseUpdate]:
+        """The updates of the deltas that these events begin with, as long as each goes on where the one before ended:
+        nearly all of most streams. The events that follow are for `add`, one by one."""
+        updates: list[AgentRunResponseUpdate] = []
+        at, issuer, parts = self.position, self.issuer, self._parts
+        for event in events if self.fresh else ():
+            cursor, seen, text = event.cursor, at.cursor, event.text
+            counted = isinstance(cursor, int) and isinstance(seen, int) and cursor > seen
+            if not counted or event.kind is not _DELTA:
+                break
+
+            parts.append((event.index or 0, text))
+            chars, crc = at.chars + len(text), digest(text, at.digest)
+            at = Position(at.seq + 1, cursor, chars, crc, at.items, at.before, at.before_digest)
+            updates.append(AgentRunResponseUpdate(_TEXT, at.seq, text, event.source, None, at, issuer))
+
+        self.position = at
+        return updates
 
     def add(self, event: StreamEvent) -> list[AgentRunResponseUpdate]:
         """The updates that an event makes that ends nothing: one, two around a restart, none for what says nothing."""

@@ -15,7 +15,7 @@ from .status import RunStatus
 JSON = Mapping[str, Any]
 """A JSON object as it came from the service."""
 
-Source = JSON | bytes
+Source = JSON | str
 """A JSON object, or the text of one, which is read when somebody wants to know."""
 
 Cursor = int | str
@@ -161,7 +161,7 @@ class StreamEvent:
     @property
     def raw(self) -> JSON:
         """The event as it came."""
-        if isinstance(self.source, bytes):
+        if isinstance(self.source, str):
             self.source = cast("JSON", from_json(self.source))
 
         return self.source

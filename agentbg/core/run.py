@@ -194,8 +194,8 @@ class Run:
         self._last_seen = now
         before = self.assembly.position
         learned = False
-        updates: list[AgentRunResponseUpdate] = []
-        for event in seen.events:
+        updates = self.assembly.go_on(seen.events)
+        for event in seen.events[len(updates) :]:
             if event.snapshot is not None and not self.assembly.is_repeat(event):
                 learned = True
                 self._learn(event.snapshot)

@@ -20,23 +20,24 @@ MAX_EVENT_BYTES = 64 * 1024 * 1024
 
 
 class EventDecoder:
-    """Feed it chunks of bytes; get back the blocks that they complete, one for each event."""
+    """Feed it chunks of bytes; get back the part of the stream that is whole: no event in it is cut off."""
 
     def __init__(self) -> None:
         self._held: list[bytes] = []  # the chunks of an event that is not whole yet
         self._size = 0
         self._edge = b""  # their last bytes: a boundary may be cut in two
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The blocks completed by `chunk`; `read_data` reads them.
+    def feed(self, chunk: bytes) -> bytes:
+        """The events completed by `chunk`, for `read_blocks` and `read_data`; b"" when it completes none.
 
         Raises ValueError when a single event exceeds MAX_EVENT_BYTES.
         """
-        blocks: list[bytes] = []
+        whole = b""
         edge = self._edge + chunk
         if _ends_event(edge):  # looked for in what is new only: a large event comes in many chunks
-            blocks = _blocks(b"".join([*self._held, chunk]))
-            edge = chunk = blocks.pop()
+            text = b"".join([*self._held, chunk])
+            rest = _rest(text)
+            whole, edge, chunk = text[: len(text) - len(rest)], rest, rest
             self._held, self._size = [], 0
 
         self._held.append(chunk)
@@ -45,7 +46,13 @@ class EventDecoder:
         if self._size > MAX_EVENT_BYTES:
             raise ValueError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
 
-        return [block for block in blocks if block]
+        return whole
+
+
+def read_blocks(whole: bytes) -> list[bytes]:
+    """The blocks of a part of a stream, one for each event or comment."""
+    blocks = _BOUNDARY.split(whole) if b"\r" in whole else whole.split(b"\n\n")
+    return [block for block in blocks if block]
 
 
 def read_data(block: bytes) -> bytes:
@@ -62,5 +69,6 @@ def _ends_event(text: bytes) -> bool:
     return b"\n\n" in text or (b"\r" in text and _BOUNDARY.search(text) is not None)
 
 
-def _blocks(text: bytes) -> list[bytes]:
-    return _BOUNDARY.split(text) if b"\r" in text else text.split(b"\n\n")
+def _rest(text: bytes) -> bytes:
+    """What follows the last boundary."""
+    return _BOUNDARY.split(text)[-1] if b"\r" in text else text.rpartition(b"\n\n")[2]

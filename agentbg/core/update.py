@@ -74,7 +74,7 @@ class AgentRunResponseUpdate:
     @property
     def raw(self) -> JSON | None:
         """The service's event; None for an update that agentbg made itself."""
-        if isinstance(self.source, bytes):
+        if isinstance(self.source, str):
             self.source = cast("JSON", from_json(self.source))
 
         return self.source

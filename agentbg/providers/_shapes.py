@@ -1,46 +1,67 @@
 """Deltas read by their shape: most events of a stream are the same but for a few numbers and texts.
 
-The first delta of a kind is read as JSON, and a pattern is made of it: every byte as it is, but for the numbers and
-texts it holds. What matches is the same JSON with others in their place, so nothing is guessed, whatever the order of
-fields and the spacing. Whatever does not match is read as JSON: a text with escapes, one more field, anything odd.
+The first delta of a kind is read as JSON, and a pattern is made of it: every character as it is, but for the numbers
+and texts it holds. What matches is the same JSON with others in their place, so nothing is guessed, whatever the order
+of fields and the spacing. Whatever does not match is read as JSON: a text with escapes, one more field, anything odd.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from ..core.model import EventKind, StreamEvent
 
-_SCALAR = re.compile(rb'"(\w+)"[ \t]*:[ \t]*(?:(\d+)|"([^"\\]*)")(?=[ \t]*[,}])')
-_NUMBER = rb"(?:0|[1-9]\d{0,17})"
-_TEXT = rb'[^"\\\x00-\x1f]*'
-_PLAIN = rb"[ !#-\[\]-~]*"
-_READ = {b"sequence_number": _NUMBER, b"output_index": _NUMBER, b"delta": _TEXT}
+_SCALAR = re.compile(r'"(\w+)"[ \t]*:[ \t]*(?:(\d+)|"([^"\\]*)")(?=[ \t]*[,}])', re.ASCII)
+_NUMBER = r"(?:0|[1-9][0-9]{0,17})"
+_TEXT = r'[^"\\\x00-\x1f]*'
+_HELD = {"sequence_number": _NUMBER, "output_index": "(?:0|[1-9][0-9]{0,3})", "delta": _TEXT}
+_END = "\n\n"
 _CHANCES = 8
 """Patterns that are made, each in a fraction of a millisecond. A service whose deltas have more shapes has none."""
 
-Match = Callable[[bytes], "re.Match[bytes] | None"]
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    kind: EventKind
+    head: str
+    """What comes before the JSON."""
+    pattern: re.Pattern[str]
+    number: int
+    index: int
+    delta: int
+    """The places of these in what is found; the whole JSON is at 0."""
+
+    def read(self, text: str) -> list[StreamEvent] | None:
+        """The events of a text that holds nothing but events of this shape."""
+        found = self.pattern.findall(text)
+        # What is found does not overlap: all that is as long as the text is the text.
+        if sum([len(each[0]) for each in found]) + len(found) * (len(self.head) + len(_END)) != len(text):
+            return None
+
+        kind, number, index, delta = self.kind, self.number, self.index, self.delta
+        if kind is EventKind.TEXT:
+            return [StreamEvent(kind, each[0], each[delta], int(each[number]), int(each[index])) for each in found]
+
+        return [StreamEvent(kind, each[0], "", int(each[number]), int(each[index])) for each in found]
 
 
 class Shapes:
     """The shapes of one service's deltas."""
 
     def __init__(self) -> None:
-        self._known: list[tuple[Match, EventKind, int]] = []
+        self._known: list[_Shape] = []
 
-    def read(self, block: bytes) -> StreamEvent | None:
-        """The event of a block of an event stream; None for one that has none of the known shapes."""
-        for match, kind, start in self._known:
-            if found := match(block):
-                number, index, delta = found.group("sequence_number", "output_index", "delta")
-                try:
-                    text = delta.decode()
-                except UnicodeDecodeError:
-                    return None
+    def read(self, text: bytes) -> list[StreamEvent] | None:
+        """The events of a part of an event stream; None if not all of them have one and the same known shape."""
+        try:
+            decoded = text.decode()
+        except UnicodeDecodeError:
+            return None
 
-                text = text if kind is EventKind.TEXT else ""
-                return StreamEvent(kind, block[start:], text, int(number), int(index))
+        for shape in self._known:
+            if decoded.startswith(shape.head) and (events := shape.read(decoded)) is not None:
+                return events
 
         return None
 
@@ -49,35 +70,28 @@ class Shapes:
         if len(self._known) >= _CHANCES or event.kind not in (EventKind.TEXT, EventKind.PROGRESS):
             return
 
-        delta = event.raw.get("delta")
-        if not isinstance(event.cursor, int) or event.index is None or not isinstance(delta, str):
-            return
-
         if data.count(b"{") != 1 or not block.endswith(data):
             return
 
-        start = len(block) - len(data)
-        pattern, read = _pattern(block, start)
-        expected = {b"sequence_number": b"%d" % event.cursor, b"output_index": b"%d" % event.index}
-        if read == {**expected, b"delta": delta.encode()}:
-            self._known.append((re.compile(pattern).fullmatch, event.kind, start))
+        shape = _shape(event.kind, block[: -len(data)].decode(), data.decode())
+        if shape is not None and shape.read(block.decode() + _END) == [replace(event, source=data.decode())]:
+            self._known.append(shape)
 
 
-def _pattern(block: bytes, start: int) -> tuple[bytes, dict[bytes, bytes]]:
-    """The pattern of a block whose JSON starts there, and what it reads in this one."""
-    pieces, read, at = [re.escape(block[:start])], dict[bytes, bytes](), start
-    for found in _SCALAR.finditer(block, start):
-        name, number, text = found.groups()
-        if name == b"type":
-            continue
-
+def _shape(kind: EventKind, head: str, data: str) -> _Shape | None:
+    """The shape of an event; None for one that does not say what a delta says, or says anything twice."""
+    pieces, at, names = [re.escape(head), "("], 0, list[str]()
+    for found in _SCALAR.finditer(data):
+        name, text = found[1], found[3]
         begin, end = found.span(2 if text is None else 3)
-        inside = _NUMBER if text is None else _PLAIN
-        if name in _READ and name not in read:
-            inside = b"(?P<%b>%b)" % (name, _READ[name])
-            read[name] = number if text is None else text
+        names.append(name)
+        if name != "type":
+            value = _NUMBER if text is None else _TEXT
+            pieces += [re.escape(data[at:begin]), f"(?P<{name}>{_HELD[name]})" if name in _HELD else value]
+            at = end
 
-        pieces += [re.escape(block[at:begin]), inside]
-        at = end
+    if not _HELD.keys() <= set(names) or len(set(names)) < len(names):
+        return None
 
-    return b"".join([*pieces, re.escape(block[at:])]), read
+    pattern = re.compile("".join([*pieces, re.escape(data[at:]), ")", _END]))
+    return _Shape(kind, head, pattern, *[pattern.groupindex[name] - 1 for name in _HELD])

@@ -12,7 +12,7 @@ import openai
 import pydantic_core
 
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
-from ..core.sse import EventDecoder, read_data
+from ..core.sse import EventDecoder, read_blocks, read_data
 from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported, UsageError
 from ._lean_wire import wire_of
 from ._shapes import Shapes
@@ -154,8 +154,12 @@ class OpenAIResponses:
         async for chunk in chunks:
             events: list[StreamEvent] = []
             try:
-                for block in decoder.feed(chunk):
-                    events.append(shapes.read(block) or self._event(block))  # noqa: PERF401 (what was whole stays)
+                whole = decoder.feed(chunk)
+                if alike := shapes.read(whole):
+                    events = alike
+                else:
+                    for block in read_blocks(whole):
+                        events.append(self._event(block))
             finally:
                 yield events
 

@@ -100,9 +100,9 @@ def encode_update(update: AgentRunResponseUpdate) -> bytes:
     at = update.position
     fields = [_WORDS[update.type], update.text, at.cursor, at.chars, at.digest, at.items]
     rounds = [at.before, at.before_digest] if at.before else []
-    if isinstance(update.source, bytes):  # as the service wrote it
-        head, tail = _dump_fast(fields, "update"), _dump_fast(rounds, "update")
-        return b"%b,%b,%b" % (head[:-1], update.source, tail[1:]) if rounds else b"%b,%b]" % (head[:-1], update.source)
+    if isinstance(update.source, str):  # as the service wrote it
+        head, source = _dump_fast(fields, "update")[:-1], update.source.encode()
+        return b"%b,%b,%d,%d]" % (head, source, *rounds) if rounds else b"%b,%b]" % (head, source)
 
     return _dump_fast([*fields, update.source, *rounds], "update")
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentbg.core import sse
-from agentbg.core.sse import EventDecoder, read_data
+from agentbg.core.sse import EventDecoder, read_blocks, read_data
 
 ENDINGS = (b"\n", b"\r\n", b"\r")
 
 
 def decode(*chunks: bytes) -> list[bytes]:
     decoder = EventDecoder()
-    return [read_data(block) for chunk in chunks for block in decoder.feed(chunk)]
+    return [read_data(block) for chunk in chunks for block in read_blocks(decoder.feed(chunk))]
 
 
 lines = st.one_of(
@@ -84,7 +84,7 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     decoder = EventDecoder()
     for _ in range(5):
-        assert decoder.feed(b"data: " + b"x" * 88 + b"\n\n") == [b"data: " + b"x" * 88]
+        assert decoder.feed(b"data: " + b"x" * 88 + b"\n\n") == b"data: " + b"x" * 88 + b"\n\n"
 
     decoder.feed(b"x" * 60)
     with pytest.raises(ValueError, match="larger than 100 bytes"):
@@ -103,7 +103,7 @@ def test_a_large_event_is_searched_once(end: bytes, monkeypatch: pytest.MonkeyPa
 
         return counted
 
-    for name in ("_ends_event", "_blocks"):
+    for name in ("_ends_event", "_rest"):
         monkeypatch.setattr(sse, name, counting(getattr(sse, name)))
 
     event = b"data: " + b"x" * 100_000 + end + end

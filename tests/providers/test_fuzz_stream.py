@@ -35,7 +35,7 @@ from agentbg import (
     UpdateType,
 )
 from agentbg.core.model import RunRef, Snapshot
-from agentbg.core.sse import EventDecoder, read_data
+from agentbg.core.sse import EventDecoder, read_blocks, read_data
 from agentbg.providers import OpenAIResponses
 from agentbg.providers.responses_wire import read_event, read_response
 from agentbg.testing import VirtualClock, run
@@ -367,7 +367,7 @@ class Service:
         """The ends that were told: the true one, and what mangling has made of it."""
         found = [self.story.truth]
         for body in self.said:
-            for data in map(read_data, EventDecoder().feed(body + b"\n\n")):
+            for data in map(read_data, read_blocks(EventDecoder().feed(body + b"\n\n"))):
                 try:
                     event = read_event(json.loads(data), make_ref)
                 except (ValueError, AttributeError):

@@ -23,7 +23,7 @@ from agentbg.core.model import EventKind, RunRef, StreamEvent
 from agentbg.core.record import RunRecord
 from agentbg.core.run import Run
 from agentbg.core.schedule import PollPolicy, StreamPolicy
-from agentbg.core.sse import EventDecoder, read_data
+from agentbg.core.sse import EventDecoder, read_blocks, read_data
 from agentbg.core.update import AgentRunResponseUpdate, UpdateType
 from agentbg.providers import OpenAIResponses
 from agentbg.providers._shapes import Shapes
@@ -86,17 +86,17 @@ def cut(body: bytes, how: str) -> Iterable[bytes]:
 
 def read(exchange: Exchange, how: str = "whole") -> list[list[StreamEvent]]:
     decoder, shapes = EventDecoder(), Shapes()
-    batches = [decoder.feed(chunk) for chunk in cut(exchange.body.encode(), how)]
+    batches = [read_blocks(decoder.feed(chunk)) for chunk in cut(exchange.body.encode(), how)]
     return [[read_block(shapes, block) for block in batch] for batch in batches if batch]
 
 
 def read_block(shapes: Shapes, block: bytes) -> StreamEvent:
     data = read_data(block)
     event = read_event(json.loads(data), make_ref)
-    quick = shapes.read(block)
-    assert quick is None or (quick.raw == event.raw and replace(quick, source=event.source) == event)
+    quick = shapes.read(block + b"\n\n")
+    assert quick is None or (quick[0].raw == event.raw and [replace(quick[0], source=event.source)] == [event])
     shapes.learn(block, data, event)
-    return quick or event
+    return quick[0] if quick else event
 
 
 def final(exchange: Exchange) -> dict[str, Any]:

@@ -44,6 +44,12 @@ def taught(*blocks: bytes) -> Shapes:
     return shapes
 
 
+def read(shapes: Shapes, *blocks: bytes) -> StreamEvent | None:
+    events = shapes.read(b"".join(each + b"\n\n" for each in blocks))
+    assert events is None or len(events) == len(blocks)
+    return events[-1] if events else None
+
+
 def same(quick: StreamEvent, slow: StreamEvent) -> bool:
     return quick.raw == slow.raw and replace(quick, source=slow.source) == slow
 
@@ -70,7 +76,7 @@ def test_any_delta_is_read_as_json_reads_it(events, spaces):
     blocks = [block(event, spaces) for event in events]
     shapes = taught(*blocks)
     for each in blocks:
-        quick = shapes.read(each)
+        quick = read(shapes, each)
         assert quick is None or same(quick, as_json(each))
 
 
@@ -78,7 +84,7 @@ def test_any_delta_is_read_as_json_reads_it(events, spaces):
 def test_the_like_of_what_was_seen_is_known_by_its_shape(text, number, index, spaces):
     shapes = taught(block(DELTA, spaces))
     like = block({**DELTA, "sequence_number": number, "output_index": index, "delta": text, "item_id": "m"}, spaces)
-    quick = shapes.read(like)
+    quick = read(shapes, like)
     plain = b"\\" not in json.dumps(text, ensure_ascii=False).encode()
     assert (quick is not None) == plain
     assert quick is None or same(quick, as_json(like))
@@ -88,8 +94,28 @@ def test_the_like_of_what_was_seen_is_known_by_its_shape(text, number, index, sp
 def test_mangled_bytes_are_left_to_json(place, inserted, taken):
     whole = block({**DELTA, "delta": "Grüße"})
     mangled = whole[:place] + inserted + whole[place + taken :]
-    quick = taught(block(DELTA)).read(mangled)
+    quick = read(taught(block(DELTA)), mangled)
     assert quick is None or same(quick, as_json(mangled))
+
+
+@given(st.lists(st.tuples(texts, st.integers(0, 10**17)), min_size=1, max_size=5))
+def test_those_that_come_together_are_read_together(deltas):
+    likes = [block({**DELTA, "delta": text, "sequence_number": number}) for text, number in deltas]
+    events = taught(block(DELTA)).read(b"".join(like + b"\n\n" for like in likes))
+    plain = all(read_data(like).count(b"\\") == 0 for like in likes)
+    assert (events is not None) == plain
+    assert events is None or all(same(*pair) for pair in zip(events, map(as_json, likes), strict=True))
+
+
+def test_one_that_is_odd_leaves_all_that_came_with_it_to_json():
+    odd = block({**DELTA, "delta": "\n"})
+    for blocks in (
+        [odd, block(DELTA)],
+        [block(DELTA), odd],
+        [block(DELTA), odd, block(DELTA)],
+        [block(DELTA), b": ping"],
+    ):
+        assert taught(block(DELTA)).read(b"".join(each + b"\n\n" for each in blocks)) is None
 
 
 @pytest.mark.parametrize(
@@ -108,18 +134,18 @@ def test_mangled_bytes_are_left_to_json(place, inserted, taken):
     ],
 )
 def test_what_has_another_shape_is_left_to_json(change):
-    assert taught(block(DELTA)).read(block({**DELTA, **change})) is None
+    assert read(taught(block(DELTA)), block({**DELTA, **change})) is None
 
 
 @pytest.mark.parametrize("number", [b"04", b"4e3", b"-4", b"4.0", b"\xd9\xa4", b"9" * 19])
 def test_a_number_is_one_as_json_writes_it_and_no_larger_than_any_is(number):
     odd = block(DELTA).replace(b'"sequence_number": 4', b'"sequence_number": ' + number)
-    assert taught(block(DELTA)).read(odd) is None
+    assert read(taught(block(DELTA)), odd) is None
 
 
 def test_another_kind_of_delta_is_progress_and_has_no_text():
     arguments = {**DELTA, "type": "response.function_call_arguments.delta"}
-    event = taught(block(arguments)).read(block({**arguments, "delta": "{", "sequence_number": 9}))
+    event = read(taught(block(arguments)), block({**arguments, "delta": "{", "sequence_number": 9}))
     assert event is not None
     assert (event.kind, event.text, event.cursor) == (EventKind.PROGRESS, "", 9)
 
@@ -127,4 +153,4 @@ def test_another_kind_of_delta_is_progress_and_has_no_text():
 def test_a_service_of_ever_new_shapes_is_not_learned_for_ever():
     shapes = taught(*[block({**DELTA, f"field_{n}": 1}) for n in range(100)])
     assert len(shapes._known) == 8
-    assert shapes.read(block({**DELTA, "field_99": 1})) is None
+    assert read(shapes, block({**DELTA, "field_99": 1})) is None
