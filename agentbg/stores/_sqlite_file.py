@@ -83,6 +83,7 @@ _ADDED = (
         DELETE FROM names WHERE run_id = old.id;
     END
     """,
+    "CREATE TABLE IF NOT EXISTS notes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
 """Part of the schema, too, and made in files that were written before."""
 

@@ -41,6 +41,7 @@ _RECORDS = """
     LEFT JOIN requests ON requests.run_id = id
     LEFT JOIN updates ON updates.run_id = id AND seq = (SELECT max(seq) FROM updates WHERE run_id = id)
 """
+_NOTE = "INSERT INTO notes (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 _NOTHING: tuple[None, None] = (None, None)
 _NEWEST_FIRST = "ORDER BY created_at DESC, runs.rowid DESC"
 
@@ -179,6 +180,19 @@ def purge(file: StoreFile, before: float) -> int:
     return file.connection.execute(sql, [before, *terminal]).rowcount
 
 
+def note(file: StoreFile, key: str, value: bytes) -> None:
+    """Keep a fact."""
+    file.connection.execute(_NOTE, [_bytes(key), value])
+
+
+def notes(file: StoreFile, prefix: str) -> Mapping[str, bytes]:
+    """Facts by the beginning of their keys."""
+    first = _bytes(prefix)
+    after = first + b"\xff"  # which no UTF-8 has
+    rows = file.connection.execute("SELECT key, value FROM notes WHERE key >= ? AND key < ?", [first, after])
+    return {key.decode("utf-8", "surrogatepass"): value for key, value in rows}
+
+
 def _save_request(file: StoreFile, run_id: str, request: bytes | None) -> None:
     file.connection.execute(_SAVE_REQUEST, {"id": _text(run_id), "request": request})
 
@@ -217,6 +231,10 @@ def _records(file: StoreFile, clauses: str, values: Sequence[Any] | Mapping[str,
 
 def _marks(values: Collection[Any]) -> str:
     return ", ".join("?" * len(values))
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
 
 
 def _text(value: str) -> str:

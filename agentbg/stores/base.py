@@ -12,6 +12,9 @@
    process, releases it. A store opened with `readonly=True` takes nothing and refuses every write.
 7. **No aliasing.** What goes in is copied or serialised before the call first waits; what comes out is the caller's.
 
+Beside the runs a store keeps **notes**: small facts of a runtime's own, a few bytes under a key. They belong to no run,
+are never purged, and the last one of a key stands. Rule 6 holds for them, too.
+
 Errors: `RunUnknown` for an id that is not there; `StoreError` kinds for the rest. Cancelling a call never corrupts
 anything: the write either happens whole or not at all. Times are Unix times in seconds.
 
@@ -21,7 +24,7 @@ The updates that come out of `read` have `response` and `issuer` unset; the runt
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from ..core.record import RunRecord
@@ -85,4 +88,12 @@ class Store(Protocol):
 
     async def purge(self, *, before: float) -> int:
         """Forget the terminal runs that finished before this Unix time; how many they were."""
+        ...
+
+    async def note(self, key: str, value: bytes) -> None:
+        """Keep a small fact, in the place of what was noted under this key before. Durable once it returns."""
+        ...
+
+    async def notes(self, prefix: str = "") -> Mapping[str, bytes]:
+        """The facts whose keys begin so."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -54,6 +54,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
+        self._notes: dict[str, bytes] = {}
         self._open = False
         self._readonly = False
 
@@ -144,6 +145,16 @@ class MemoryStore:
             del runs[run_id]
 
         return len(old)
+
+    async def note(self, key: str, value: bytes) -> None:
+        """Keep a small fact, in the place of the one before."""
+        self._writable()
+        self._notes[key] = bytes(value)
+
+    async def notes(self, prefix: str = "") -> Mapping[str, bytes]:
+        """The facts whose keys begin so."""
+        self._readable()
+        return {key: value for key, value in self._notes.items() if key.startswith(prefix)}
 
     def _readable(self) -> dict[str, _Run]:
         if not self._open:

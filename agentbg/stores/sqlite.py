@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -132,6 +132,15 @@ class SQLiteStore:
     async def purge(self, *, before: float) -> int:
         """Forget the terminal runs that finished before this Unix time; how many they were."""
         return await self._writer().write(lambda file: work.purge(file, before))
+
+    async def note(self, key: str, value: bytes) -> None:
+        """Commit a small fact, in the place of the one before."""
+        kept = bytes(value)
+        await self._writer().write(lambda file: work.note(file, key, kept))
+
+    async def notes(self, prefix: str = "") -> Mapping[str, bytes]:
+        """The facts whose keys begin so."""
+        return await self._reader().read(lambda file: work.notes(file, prefix))
 
     def _reader(self) -> Worker:
         if self._worker is None:

@@ -198,8 +198,8 @@ class StoreConformance(JournalConformance):
 
     async def test_a_store_that_is_not_open_refuses_everything(self, new_store: NewStore) -> None:
         store = new_store()
-        calls = [*_writes(store), store.load("run_1"), store.list(), store.find("", "", ""), store.read("run_1")]
-        for call in calls:
+        reads = [store.load("run_1"), store.list(), store.find("", "", ""), store.read("run_1"), store.notes()]
+        for call in [*_writes(store), *reads]:
             with pytest.raises(StoreError, match="not open"):
                 await call
 
@@ -216,6 +216,7 @@ class StoreConformance(JournalConformance):
 
             assert await store.list() == [record]
             assert await store.read("run_1") == make_updates(1, 2)
+            assert not await store.notes()
 
     async def test_a_reader_beside_the_owner_sees_what_is_committed(self, new_store: NewStore) -> None:
         self._needs_reopening()
@@ -347,6 +348,37 @@ class StoreConformance(JournalConformance):
             assert await store.purge(before=100.0) == 1
             assert {record.id for record in await store.list()} == {"young", "undated", "waiting", "running"}
 
+    # Notes.
+
+    async def test_the_last_note_of_a_key_stands(self, new_store: NewStore) -> None:
+        async with opened(new_store()) as store:
+            await store.note("colour", b"red")
+            await store.note("colour", b"\0\xff blue")
+            await store.note("empty", b"")
+            assert await store.notes() == {"colour": b"\0\xff blue", "empty": b""}
+
+    async def test_notes_are_found_by_the_beginning_of_their_keys(self, new_store: NewStore) -> None:
+        keys = ("", "a", "a/", "a/1", f"a/{NASTY}", "a0", "b", "\U0010ffff")
+        async with opened(new_store()) as store:
+            for key in keys:
+                await store.note(key, key.encode("utf-8", "surrogatepass"))
+
+            for prefix in ("", "a", "a/", f"a/{NASTY}", "c"):
+                found = {key for key in keys if key.startswith(prefix)}
+                assert (await store.notes(prefix)).keys() == found
+
+            assert (await store.notes("a/1")) == {"a/1": b"a/1"}
+
+    async def test_notes_outlive_the_store_and_its_runs(self, new_store: NewStore) -> None:
+        self._needs_reopening()
+        async with opened(new_store()) as store:
+            await store.create(make_record(status=RunStatus.COMPLETED, finished_at=1.0))
+            await store.note("colour", b"red")
+            await store.purge(before=2.0)
+
+        async with opened(new_store(), readonly=True) as store:
+            assert await store.notes() == {"colour": b"red"}
+
     # Cancellation.
 
     async def test_a_cancelled_write_happens_whole_or_not_at_all(self, new_store: NewStore) -> None:
@@ -380,6 +412,7 @@ def _writes(store: Store) -> Sequence[Any]:
         store.append(make_record(), make_updates(1, 1)),
         store.delete("run_1"),
         store.purge(before=1.0),
+        store.note("key", b"value"),
     ]
 
 

@@ -138,6 +138,12 @@ class MoodyStore:
     async def purge(self, *, before):
         return await self._inner.purge(before=before)
 
+    async def note(self, key, value):
+        await self._call(self._inner.note(key, value))
+
+    async def notes(self, prefix=""):
+        return await self._call(self._inner.notes(prefix))
+
     # --- what others do, and see ---
 
     async def steal(self, run_id: str) -> None:
