@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from ..core.model import StartRequest
 from ..errors import StoreError, StoreInUse, StoreInvalid, StoreNewer
 
 APPLICATION_ID = int.from_bytes(b"abgS")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another program, such as the sqlite3 shell, that locks the file for a moment."""
 
@@ -63,7 +63,11 @@ _SCHEMA = (
     """,
     # Apart from the runs, whose rows are rewritten with every save: a request can be a conversation of 100 kB.
     "CREATE TABLE requests (run_id TEXT PRIMARY KEY, request BLOB)",
-    "CREATE TABLE updates (run_id TEXT, seq INTEGER, payload BLOB NOT NULL, PRIMARY KEY (run_id, seq)) WITHOUT ROWID",
+    """
+    CREATE TABLE updates (
+        run_id TEXT, seq INTEGER, payload BLOB NOT NULL, first INTEGER, PRIMARY KEY (run_id, seq)
+    ) WITHOUT ROWID
+    """,
     """
     CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN
         DELETE FROM requests WHERE run_id = old.id;
@@ -85,7 +89,11 @@ _ADDED = (
     """,
     "CREATE TABLE IF NOT EXISTS notes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
-"""Part of the schema, too, and made in files that were written before."""
+"""Part of the schema, too, and made in files that were written before: some of schema 1 have one or the other."""
+_UPGRADE = (*_ADDED, "ALTER TABLE updates ADD COLUMN first INTEGER", f"PRAGMA user_version = {SCHEMA_VERSION}")
+"""From schema 1, which had one update in a row."""
+_STAND_INS = {"names": "CREATE TEMP TABLE names (remote_id, run_id)", "notes": "CREATE TEMP TABLE notes (key, value)"}
+"""For who only reads an older file."""
 
 
 Columns = Mapping[str, str | float | None]
@@ -160,7 +168,16 @@ def _open_readonly(path: Path) -> StoreFile:
         raise StoreError(f"There is no store at {path}. Check the path; a runtime makes the store when it opens it.")
 
     _check_identity(path)
-    return StoreFile(_connect(path, "mode=ro"))
+    connection = _connect(path, "mode=ro")
+    try:
+        present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for name in _STAND_INS.keys() - present:
+            connection.execute(_STAND_INS[name])
+    except BaseException:
+        connection.close()
+        raise
+
+    return StoreFile(connection)
 
 
 def _open_writable(path: Path, *, durable: bool) -> sqlite3.Connection:
@@ -171,8 +188,8 @@ def _open_writable(path: Path, *, durable: bool) -> sqlite3.Connection:
     try:
         _check(connection, path)
         _use_wal(connection, path, durable=durable)
-        for statement in _ADDED:
-            connection.execute(statement)
+        if _pragma(connection, "user_version") < SCHEMA_VERSION:
+            _all_or_none(connection, _UPGRADE)
 
         owner = json.dumps({"pid": os.getpid(), "since": time.time()})
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('owner', ?)", [owner])
@@ -197,11 +214,7 @@ def _make(path: Path) -> None:
     try:
         # Nobody goes on with a draft that was left half made, so it needs no journal on disk.
         connection.execute("PRAGMA journal_mode = MEMORY")
-        connection.execute("BEGIN")
-        for statement in (*_SCHEMA, *_ADDED):
-            connection.execute(statement)
-
-        connection.execute("COMMIT")
+        _all_or_none(connection, (*_SCHEMA, *_ADDED))
     finally:
         connection.close()
 
@@ -209,6 +222,15 @@ def _make(path: Path) -> None:
         shutil.copymode(path, draft)
 
     draft.replace(path)
+
+
+def _all_or_none(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
+    """Run these in one transaction. One that fails is undone when the connection is closed."""
+    connection.execute("BEGIN")
+    for statement in statements:
+        connection.execute(statement)
+
+    connection.execute("COMMIT")
 
 
 def _use_wal(connection: sqlite3.Connection, path: Path, *, durable: bool) -> None:

@@ -14,8 +14,9 @@ from ..core.record import RunRecord
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 from . import _refusals
+from . import _sqlite_journal as journal
 from ._sqlite_file import Columns, StoreFile
-from .codec import decode_record, decode_update, encode_request, encode_state, remote_ids
+from .codec import decode_record, encode_request, encode_state, remote_ids
 
 _CREATE = """
     INSERT INTO runs (id, status, agent, provider, endpoint, remote_id, created_at, finished_at, epoch, state)
@@ -34,7 +35,6 @@ _SAVE_REQUEST = """
     ON CONFLICT (run_id) DO UPDATE SET request = excluded.request WHERE request IS NOT excluded.request
 """
 _SAVE_NAME = "INSERT INTO names (remote_id, run_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
-_APPEND = "INSERT INTO updates (run_id, seq, payload) VALUES (?, ?, ?) ON CONFLICT (run_id, seq) DO NOTHING"
 _RECORDS = """
     SELECT state, request, epoch, updates.seq, payload
     FROM runs
@@ -90,7 +90,7 @@ def acquire(file: StoreFile, run_id: str) -> RunRecord:
     return load(file, run_id)
 
 
-def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> None:
+def save(file: StoreFile, row: Row, updates: journal.Journal) -> None:
     """Update a run and append to its journal."""
     db, run_id = file.connection, _text(row.id)
     if not db.execute(_SAVE, {"id": run_id, "epoch": row.epoch, "state": row.state}).rowcount:
@@ -105,12 +105,15 @@ def save(file: StoreFile, row: Row, updates: Sequence[tuple[int, bytes]]) -> Non
         _save_request(file, row.id, encode_request(row.request))
 
     _settle(file, row)
-    db.executemany(_APPEND, [(run_id, seq, payload) for seq, payload in updates])
+    journal.add_all(db, run_id, row.epoch, journal.rows(updates))
 
 
-def append(file: StoreFile, run_id: str, epoch: int, updates: Sequence[tuple[int, bytes]]) -> None:
+def append(file: StoreFile, run_id: str, epoch: int, updates: journal.Journal) -> None:
     """Append to a run's journal."""
-    db, key = file.connection, _text(run_id)
+    db, key, rows = file.connection, _text(run_id), journal.rows(updates)
+    if len(rows) == 1 and journal.add(db, key, epoch, rows[0]):
+        return
+
     owner = db.execute("SELECT epoch FROM runs WHERE id = ?", [key]).fetchone()
     if owner is None:
         raise _refusals.unknown(run_id)
@@ -118,7 +121,7 @@ def append(file: StoreFile, run_id: str, epoch: int, updates: Sequence[tuple[int
     if epoch < owner[0]:
         raise _refusals.fenced(run_id, epoch, owner[0])
 
-    db.executemany(_APPEND, [(key, seq, payload) for seq, payload in updates])
+    journal.add_all(db, key, epoch, rows)
 
 
 def load(file: StoreFile, run_id: str) -> RunRecord:
@@ -157,14 +160,11 @@ def find(file: StoreFile, provider: str, endpoint: str, remote_id: str) -> RunRe
 
 def read(file: StoreFile, run_id: str, after: int, limit: int) -> Sequence[AgentRunResponseUpdate]:
     """A part of a run's journal."""
-    rows = file.connection.execute(
-        "SELECT seq, payload FROM updates WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
-        [_text(run_id), after, limit],
-    ).fetchall()
-    if not rows:
+    updates = journal.read(file.connection, _text(run_id), after, limit)
+    if not updates:
         load(file, run_id)
 
-    return [decode_update(seq, payload) for seq, payload in rows]
+    return updates
 
 
 def delete(file: StoreFile, run_id: str) -> None:

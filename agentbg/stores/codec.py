@@ -84,7 +84,7 @@ def decode_record(
 
     record.epoch = epoch
     if seq is not None and last is not None and seq > record.position.seq:
-        record.position = decode_update(seq, last).position
+        record.position = decode_updates(seq, last)[-1].position
 
     return record
 
@@ -109,15 +109,28 @@ def encode_update(update: AgentRunResponseUpdate) -> bytes:
 
 def decode_update(seq: int, payload: bytes) -> AgentRunResponseUpdate:
     """The update with this seq. Raises StoreError when it is damaged."""
-    try:
-        type_, text, cursor, chars, digest, items, raw, *rest = _load(payload)
-        before, before_digest = rest[:2] if rest else (0, 0)
-        kind = UpdateType(type_)
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"Update {seq} of a run is damaged: {error}. Restore the store from a backup.") from error
+    (update,) = decode_updates(seq, payload)
+    return update
 
+
+def decode_updates(last: int, payload: bytes) -> Sequence[AgentRunResponseUpdate]:
+    """The updates of a JSON array, the last of which has this seq; or the one that stands there by itself.
+
+    Raises StoreError when they are damaged.
+    """
+    try:
+        plain = _load(payload)
+        many = [plain] if isinstance(plain[0], str) else plain
+        return [_read_update(seq, one) for seq, one in enumerate(many, last - len(many) + 1)]
+    except (ValueError, TypeError, LookupError) as error:
+        raise StoreError(f"Update {last} of a run is damaged: {error}. Restore the store from a backup.") from error
+
+
+def _read_update(seq: int, plain: Sequence[Any]) -> AgentRunResponseUpdate:
+    type_, text, cursor, chars, digest, items, raw, *rest = plain
+    before, before_digest = rest[:2] if rest else (0, 0)
     return AgentRunResponseUpdate(
-        type=kind,
+        type=UpdateType(type_),
         seq=seq,
         text=text,
         source=raw,

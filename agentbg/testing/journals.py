@@ -85,6 +85,18 @@ class JournalConformance:
             await store.save(make_record(), make_updates(2, 5, "other "))
             assert await store.read("run_1") == [*make_updates(1, 3), *make_updates(4, 5, "other ")]
 
+    async def test_batches_that_overlap_are_kept_once_whatever_their_order(self, new_store: NewStore) -> None:
+        async with opened(new_store()) as store:
+            record = make_record()
+            await store.create(record)
+            for first, last, word in ((3, 6, "a "), (5, 9, "b "), (1, 20, "c "), (8, 8, "d "), (19, 22, "e ")):
+                await store.append(record, make_updates(first, last, word))
+
+            parts = [(1, 2, "c "), (3, 6, "a "), (7, 9, "b "), (10, 20, "c "), (21, 22, "e ")]
+            kept = [update for first, last, word in parts for update in make_updates(first, last, word)]
+            assert await store.read("run_1") == kept
+            assert await store.read("run_1", after=4, limit=7) == kept[4:11]
+
     async def test_the_first_of_two_in_one_save_wins(self, new_store: NewStore) -> None:
         async with opened(new_store()) as store:
             await store.create(make_record())
@@ -101,6 +113,17 @@ class JournalConformance:
             assert await store.read("run_1", after=256) == make_updates(257, 300)
             assert await store.read("run_1", after=2, limit=3) == make_updates(3, 5)
             assert not await store.read("run_1", after=300)
+
+    async def test_a_read_may_begin_and_end_within_what_was_appended_together(self, new_store: NewStore) -> None:
+        async with opened(new_store()) as store:
+            await store.create(make_record())
+            await store.append(make_record(), make_updates(1, 1000))
+            await store.append(make_record(), make_updates(1001, 1010))
+            assert await store.read("run_1", after=399, limit=2) == make_updates(400, 401)
+            assert await store.read("run_1", after=990, limit=100) == make_updates(991, 1010)
+            assert await store.read("run_1", limit=2000) == make_updates(1, 1010)
+            assert not await store.read("run_1", limit=0)
+            assert (await store.load("run_1")).position == make_updates(1010, 1010)[0].position
 
     async def test_a_journal_may_begin_after_the_first_update(self, new_store: NewStore) -> None:
         async with opened(new_store()) as store:

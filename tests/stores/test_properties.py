@@ -16,6 +16,7 @@ from agentbg.core.update import AgentRunResponseUpdate, UpdateType
 from agentbg.errors import AgentBGError
 from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.stores.codec import decode_record, decode_update, encode_request, encode_state, encode_update
+from agentbg.testing.samples import make_updates
 
 texts = st.text(st.characters())  # lone surrogates included
 texts = st.one_of(texts, st.lists(st.sampled_from(["\ud83d", "\ude00", "é", "\0", "a"])).map("".join))
@@ -119,6 +120,10 @@ class Stores(RuleBasedStateMachine):
         self.same(lambda store: store.save(new, journal))
         return new
 
+    @rule(record=known, first=st.integers(1, 12), length=st.integers(1, 6), word=st.sampled_from("abc"))
+    def append(self, record, first, length, word):
+        self.same(lambda store: store.append(record, make_updates(first, first + length - 1, word)))
+
     @rule(record=known, polls=counts)
     def save_a_small_change(self, record, polls):
         record.polls = polls
@@ -136,7 +141,7 @@ class Stores(RuleBasedStateMachine):
     def load(self, run_id):
         self.same(lambda store: store.load(run_id))
 
-    @rule(run_id=ids, after=st.integers(0, 9), limit=st.integers(0, 9))
+    @rule(run_id=ids, after=st.integers(0, 18), limit=st.integers(0, 18))
     def read(self, run_id, after, limit):
         self.same(lambda store: store.read(run_id, after=after, limit=limit))
 
@@ -159,6 +164,14 @@ class Stores(RuleBasedStateMachine):
     @rule(before=st.sampled_from([1.0, 2.5, 9.0]))
     def purge(self, before):
         self.same(lambda store: store.purge(before=before))
+
+    @rule(key=ids, value=st.binary(max_size=3))
+    def note(self, key, value):
+        self.same(lambda store: store.note(key, value))
+
+    @rule(prefix=st.sampled_from(["", "run_", "\ud83d", "x"]))
+    def notes(self, prefix):
+        self.same(lambda store: store.notes(prefix))
 
     @rule()
     def reopen(self):

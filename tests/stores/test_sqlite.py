@@ -16,6 +16,7 @@ from agentbg.core.model import StartRequest
 from agentbg.core.status import RunStatus
 from agentbg.errors import RunUnknown, StoreError, StoreInUse, StoreInvalid, StoreNewer, UsageError
 from agentbg.stores import SQLiteStore
+from agentbg.stores.codec import encode_request, encode_state, encode_update
 from agentbg.testing.samples import make_record, make_updates
 from agentbg.testing.stores import opened
 
@@ -188,7 +189,7 @@ class TestFile:
         async with opened(SQLiteStore(path)):
             pass
 
-        foreign(path, "PRAGMA user_version = 2")
+        foreign(path, "PRAGMA user_version = 3")
         before = contents(path.parent)
         with pytest.raises(StoreNewer, match="Update agentbg"):
             await SQLiteStore(path).open(readonly=readonly)
@@ -200,7 +201,7 @@ class TestFile:
             pass
 
         with closing(sqlite3.connect(path, isolation_level=None)) as newer:
-            newer.execute("PRAGMA user_version = 2")
+            newer.execute("PRAGMA user_version = 3")
             before = path.read_bytes()
             with pytest.raises(StoreNewer):
                 await SQLiteStore(path).open()
@@ -315,6 +316,82 @@ class TestFile:
             await store.create(make_record())
 
         assert path.stat().st_size
+
+
+SCHEMA_1 = """
+PRAGMA application_id = 1633838931;
+PRAGMA user_version = 1;
+PRAGMA journal_mode = WAL;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, status TEXT NOT NULL, agent TEXT NOT NULL, provider TEXT NOT NULL, endpoint TEXT NOT NULL,
+    remote_id TEXT, created_at REAL NOT NULL, finished_at REAL, epoch INTEGER NOT NULL, state BLOB NOT NULL
+);
+CREATE TABLE requests (run_id TEXT PRIMARY KEY, request BLOB);
+CREATE TABLE updates (run_id TEXT, seq INTEGER, payload BLOB NOT NULL, PRIMARY KEY (run_id, seq)) WITHOUT ROWID;
+CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN
+    DELETE FROM requests WHERE run_id = old.id;
+    DELETE FROM updates WHERE run_id = old.id;
+END;
+CREATE INDEX runs_by_status ON runs (status, created_at);
+CREATE INDEX runs_by_age ON runs (created_at);
+CREATE INDEX runs_by_remote_id ON runs (remote_id) WHERE remote_id IS NOT NULL;
+"""
+
+
+class TestUpgrade:
+    """Files of schema 1 have an update in each row, and may lack tables that came later."""
+
+    @pytest.fixture
+    def old(self, path):
+        record, request = encode_state(make_record()), encode_request(make_record().request)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript(SCHEMA_1)
+            values = ["run_1", "queued", "researcher", "openai", "3f5a", None, 1_767_225_600.25, None, 0, record]
+            connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            connection.execute("INSERT INTO requests VALUES ('run_1', ?)", [request])
+            for update in make_updates(1, 5):
+                values = ["run_1", update.seq, encode_update(update)]
+                connection.execute("INSERT INTO updates VALUES (?, ?, ?)", values)
+
+        return path
+
+    async def check(self, store):
+        assert await store.read("run_1") == make_updates(1, 5)
+        assert await store.load("run_1") == make_record(position=make_updates(5, 5)[0].position)
+        assert await store.find("openai", "3f5a", "resp_1") is None
+        assert await store.notes() == {}
+
+    async def test_an_older_file_is_read_as_it_is(self, old):
+        before = old.read_bytes()
+        async with opened(SQLiteStore(old), readonly=True) as store:
+            await self.check(store)
+
+        assert old.read_bytes() == before
+
+    async def test_an_older_file_is_upgraded_by_its_owner_and_goes_on(self, old):
+        async with opened(SQLiteStore(old)) as store:
+            await self.check(store)
+            await store.append(make_record(), make_updates(4, 9, "new "))
+            await store.note("colour", b"red")
+
+        async with opened(SQLiteStore(old)) as store:
+            assert await store.read("run_1") == [*make_updates(1, 5), *make_updates(6, 9, "new ")]
+            assert await store.notes() == {"colour": b"red"}
+
+        with closing(sqlite3.connect(old)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+    async def test_an_upgrade_that_fails_leaves_the_file_of_its_age(self, old):
+        foreign(old, "ALTER TABLE updates ADD COLUMN first INTEGER")
+        before = old.read_bytes()
+        with pytest.raises(StoreError):
+            await SQLiteStore(old).open()
+
+        with closing(sqlite3.connect(old)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+
+        assert old.read_bytes() == before
 
 
 class TestReadonly:
