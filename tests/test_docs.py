@@ -151,7 +151,7 @@ def heard(answer: Any) -> str:
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page expects of its reader: an empty folder, and a key. A store's thread is announced to virtual time."""
     store = agentbg.stores.SQLiteStore
-    monkeypatch.setattr(agentbg.stores, "SQLiteStore", lambda path: announced(store(path)))
+    monkeypatch.setattr(agentbg.stores, "SQLiteStore", lambda path: announced(store(path, commit_window=0)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "any")
 

@@ -15,16 +15,17 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.model import StartRequest
 from ..errors import StoreError, StoreInUse, StoreInvalid, StoreNewer
 
+T = TypeVar("T")
 APPLICATION_ID = int.from_bytes(b"abgS")
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT = 5.0
@@ -109,6 +110,22 @@ class StoreFile:
     settled: dict[str, tuple[Columns, StartRequest | None]] = field(default_factory=dict[str, Any])
     """What the file holds of live runs and hardly any save changes: columns, whose indexes would have to be updated,
     and requests, which can be conversations of 100 kB. Must be cleared whenever a write is undone."""
+
+    def or_not_at_all(self, work: Callable[[StoreFile], T]) -> T:
+        """Do this inside a transaction; when it raises, what it wrote is undone, and nothing else."""
+        self.connection.execute("SAVEPOINT job")
+        try:
+            done = work(self)
+        except BaseException:
+            self.settled.clear()
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK TO job")
+                self.connection.execute("RELEASE job")
+
+            raise
+
+        self.connection.execute("RELEASE job")
+        return done
 
     def close(self) -> None:
         """Close the connection, then release the lock."""

@@ -109,7 +109,7 @@ def save(file: StoreFile, row: Row, updates: journal.Journal) -> None:
 
 
 def append(file: StoreFile, run_id: str, epoch: int, updates: journal.Journal) -> None:
-    """Append to a run's journal."""
+    """Append to a run's journal: all, or nothing."""
     db, key, rows = file.connection, _text(run_id), journal.rows(updates)
     if len(rows) == 1 and journal.add(db, key, epoch, rows[0]):
         return
@@ -121,7 +121,7 @@ def append(file: StoreFile, run_id: str, epoch: int, updates: journal.Journal) -
     if epoch < owner[0]:
         raise _refusals.fenced(run_id, epoch, owner[0])
 
-    journal.add_all(db, key, epoch, rows)
+    file.or_not_at_all(lambda file: journal.add_all(file.connection, key, epoch, rows))
 
 
 def load(file: StoreFile, run_id: str) -> RunRecord:

@@ -129,7 +129,11 @@ class World:
         for name, args, options in program.faults:
             getattr(provider, name)(*args, **options)
 
-        inner = announced(SQLiteStore(folder / "runs.db", durable=False)) if program.on_disk else MemoryStore()
+        inner = (
+            announced(SQLiteStore(folder / "runs.db", durable=False, commit_window=0))
+            if program.on_disk
+            else MemoryStore()
+        )
         store = MoodyStore(inner, program.delays, program.refused, program.stubborn)
         tools = Tools()
         agent = Agent(provider, tools=tools.all, max_rounds=3)

@@ -8,13 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 
 import pytest
 
 from agentbg.core.model import StartRequest
 from agentbg.core.status import RunStatus
-from agentbg.errors import RunUnknown, StoreError, StoreInUse, StoreInvalid, StoreNewer, UsageError
+from agentbg.errors import Fenced, RunUnknown, StoreError, StoreInUse, StoreInvalid, StoreNewer, UsageError
 from agentbg.stores import SQLiteStore
 from agentbg.stores.codec import encode_request, encode_state, encode_update
 from agentbg.testing.samples import make_record, make_updates
@@ -512,6 +513,99 @@ class TestGroupCommit:
         async with opened(SQLiteStore(path)) as store:
             assert await store.load("run_1") == make_record(**changed)
             assert len(await store.list(statuses=[RunStatus.RUNNING])) == 1
+
+
+class TestCommitWindow:
+    """A long window that nothing ended would show as a slow test, or one too many commits."""
+
+    @pytest.fixture
+    async def store(self, path):
+        async with opened(SQLiteStore(path, commit_window=1.0)) as store:
+            await store.create(make_record())
+            assert store.commits == 1
+            yield store
+
+    def append(self, store, first, last):
+        return asyncio.create_task(store.append(make_record(), make_updates(first, last)))
+
+    async def test_the_first_updates_after_a_pause_are_committed_at_once(self, store):
+        store._worker._committed_at -= 1  # the pause
+        begun = time.monotonic()
+        await self.append(store, 1, 1)
+        assert time.monotonic() - begun < 1.0
+        assert store.commits == 2
+
+    async def test_updates_within_a_window_share_a_commit_when_it_is_over(self, path):
+        async with opened(SQLiteStore(path, commit_window=0.05)) as store:
+            await store.create(make_record())
+            appends = [self.append(store, seq, seq) for seq in (1, 2)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the thread is on its way
+            assert not any(task.done() for task in appends)
+            await asyncio.gather(*appends, self.append(store, 3, 3))
+            assert store.commits == 2
+            assert await store.read("run_1") == make_updates(1, 3)
+
+    @pytest.mark.parametrize("urgent", ["create", "acquire", "save", "delete", "purge"])
+    async def test_what_somebody_waits_for_takes_all_along(self, store, urgent):
+        appends = [self.append(store, 1, 1), self.append(store, 2, 2)]
+        await asyncio.sleep(0)
+        calls = {
+            "create": lambda: store.create(make_record("run_2")),
+            "acquire": lambda: store.acquire("run_2"),
+            "save": lambda: store.save(make_record()),
+            "delete": lambda: store.delete("run_2"),
+            "purge": lambda: store.purge(before=1.0),
+        }
+        await asyncio.gather(calls[urgent](), return_exceptions=True)
+        assert [task.done() for task in appends] == [True, True]
+        assert store.commits == 2
+
+    async def test_a_read_sees_what_was_gathering(self, store):
+        appending = self.append(store, 1, 2)
+        await asyncio.sleep(0)
+        assert await store.read("run_1") == make_updates(1, 2)
+        assert appending.done()
+        assert store.commits == 2
+
+    async def test_256_updates_have_company_enough(self, store):
+        appends = [self.append(store, 1, 200), self.append(store, 201, 256)]
+        await asyncio.gather(*appends)
+        assert store.commits == 2
+        assert len(await store.read("run_1")) == 256
+
+    async def test_closing_does_not_wait_for_company(self, path):
+        store = SQLiteStore(path, commit_window=1.0)
+        await store.open()
+        await store.create(make_record())
+        appending = self.append(store, 1, 1)
+        await asyncio.sleep(0)
+        await store.aclose()
+        await appending
+        async with opened(store):
+            assert await store.read("run_1") == make_updates(1, 1)
+
+    async def test_a_fenced_append_does_not_undo_those_beside_it(self, store):
+        await store.create(make_record("run_2"))
+        await store.acquire("run_2")
+        fenced = store.append(make_record("run_2"), make_updates(1, 300))
+        outcomes = await asyncio.gather(self.append(store, 1, 300), fenced, store.load("run_1"), return_exceptions=True)
+        assert isinstance(outcomes[1], Fenced)
+        assert (len(await store.read("run_1", limit=999)), await store.read("run_2")) == (300, [])
+
+    async def test_an_append_that_fails_half_way_has_written_nothing(self, store):
+        updates = make_updates(1, 3)
+        updates[2].seq = 2**70
+        failing = asyncio.create_task(store.append(make_record(), updates))
+        await asyncio.sleep(0)
+        assert not await store.read("run_1")
+        with pytest.raises(StoreError):
+            await failing
+
+    @pytest.mark.parametrize("window", [-0.1, 1.5, float("nan")])
+    def test_a_window_that_is_none_is_refused(self, path, window):
+        with pytest.raises(UsageError, match="commit_window"):
+            SQLiteStore(path, commit_window=window)
 
 
 class TestEnd:
