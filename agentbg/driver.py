@@ -48,6 +48,8 @@ from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
 
+_DELICATE = (Invoke, Send)
+
 
 class Driver:
     """The fleet: it may be opened in one task and closed in another."""
@@ -154,8 +156,9 @@ class Driver:
     # --- commands ---
 
     async def _do(self, live: LiveRun, commands: list[Command]) -> None:
-        task = asyncio.current_task()
-        if task is not None and any(isinstance(command, Invoke | Send) for command in commands):
+        if any(type(command) in _DELICATE for command in commands[1:]):  # first comes the commit that says so
+            task = asyncio.current_task()
+            assert task is not None, "a runtime's work is done in tasks"
             self._host.take_care(task)  # what is stored as begun is to be begun
 
         for command in commands:
@@ -305,6 +308,7 @@ class Driver:
 
     async def _pump(self, live: LiveRun, observations: AsyncGenerator[Any, None]) -> None:
         """Carry a connection's observations to the machine, until it ends or the machine lets go of it."""
+        task = asyncio.current_task()
         async with aclosing(observations):
             async for seen in observations:
                 if isinstance(seen, StreamEnded) and seen.error is not None:
@@ -312,7 +316,7 @@ class Driver:
 
                 await self.tell(live, seen)
                 self._report_start(live, seen)
-                if live.stream is not asyncio.current_task():
+                if live.stream is not task:
                     return
 
     async def _send_cancel(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:

@@ -131,11 +131,12 @@ class Run:
         if self.phase is Phase.DONE:
             return []
 
-        if isinstance(seen, Polled | PollFailed) and not self.contact.heard():
+        kind = type(seen)
+        if kind in (Polled, PollFailed) and not self.contact.heard():
             return self._poll_afresh(now)
 
         unnamed = self.record.ref is None
-        commands = self._HANDLERS[type(seen)](self, seen, now)
+        commands = self._HANDLERS[kind](self, seen, now)
         return [*commands, *self._pass_cancel_on()] if unnamed else commands
 
     # --- handlers: observation -> updates and a signal ---

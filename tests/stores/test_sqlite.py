@@ -569,10 +569,21 @@ class TestCommitWindow:
         assert store.commits == 2
 
     async def test_256_updates_have_company_enough(self, store):
-        appends = [self.append(store, 1, 200), self.append(store, 201, 256)]
+        appends = [self.append(store, first, first + 7) for first in range(1, 257, 8)]
         await asyncio.gather(*appends)
         assert store.commits == 2
         assert len(await store.read("run_1")) == 256
+
+    async def test_a_crowd_is_its_own_company(self, store):
+        few = self.append(store, 1, 2)
+        await asyncio.sleep(0)
+        await asyncio.gather(few, self.append(store, 3, 18))
+        begun = time.monotonic()
+        for first in range(19, 83, 16):  # a replay, which waits for each of its commits
+            await self.append(store, first, first + 15)
+
+        assert time.monotonic() - begun < 1.0
+        assert store.commits == 2 + 4
 
     async def test_closing_does_not_wait_for_company(self, path):
         store = SQLiteStore(path, commit_window=1.0)
