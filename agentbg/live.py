@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -213,7 +212,8 @@ class LiveRun:
         """Give an update from the store what a store does not keep."""
         last = update.type is UpdateType.END or (update.type is UpdateType.WAITING and update.seq == self.committed)
         response: Any = self.run.response if last else None
-        return replace(update, issuer=self.run.dialogue.issuer(update.seq), response=response)
+        update.issuer, update.response = self.run.dialogue.issuer(update.seq), response
+        return update
 
     def _announce(self) -> None:
         calls, self._on_settled = self._on_settled, []

@@ -32,6 +32,9 @@ class EventDecoder:
 
         Raises ValueError when a single event exceeds MAX_EVENT_BYTES.
         """
+        if not self._size and chunk.endswith(b"\n\n"):  # as a server sends them
+            return chunk
+
         whole = b""
         edge = self._edge + chunk
         if _ends_event(edge):  # looked for in what is new only: a large event comes in many chunks

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import openai
-import pydantic_core
 
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
-from ..core.sse import EventDecoder, read_blocks, read_data
 from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported, UsageError
 from ._lean_wire import wire_of
 from ._shapes import Shapes
 from ._wire import key_header
 from .base import Cap, Resume
 from .openai_errors import poll_after, translated
-from .responses_wire import read_event, read_response, start_body
+from .responses_events import EventReader, json_object, start_of
+from .responses_wire import read_response, start_body
 
 DAY = 86_400.0
 
@@ -88,8 +85,10 @@ class OpenAIResponses:
                     raise StreamRefused(f"{what}: the service answered without a stream.")
 
                 yield []
-                async for events in self._events(answer.headers, answer.iter_bytes()):
-                    yield events
+                reader = self._reader(answer.headers)
+                async for chunk in answer.iter_bytes():
+                    yield reader.feed(chunk)
+                    reader.check()
 
     async def poll(self, ref: RunRef) -> Snapshot:
         with translated(f"Polling run {ref.id}", run_id=ref.id):
@@ -103,8 +102,10 @@ class OpenAIResponses:
                 if _media_type(answer.headers) == "application/json":
                     raise StreamRefused(f"{what}: the service answered JSON instead of a stream.")
 
-                async for events in self._events(answer.headers, answer.iter_bytes()):
-                    yield events
+                reader = self._reader(answer.headers)
+                async for chunk in answer.iter_bytes():
+                    yield reader.feed(chunk)
+                    reader.check()
 
     async def cancel(self, ref: RunRef) -> Snapshot | None:
         with translated(f"Cancelling run {ref.id}", run_id=ref.id):
@@ -134,43 +135,17 @@ class OpenAIResponses:
         return RunRef(self.name, self.endpoint, {"response": run_id})
 
     def _read(self, headers: Mapping[str, str], content: bytes) -> Snapshot:
-        body = _json_object(content)
+        body = json_object(content)
         if "status" not in body and "id" not in body:
-            raise ServiceUnavailable(f"The service answered something that is no response: {_start(content)}")
+            raise ServiceUnavailable(f"The service answered something that is no response: {start_of(content)}")
 
         return read_response(body, self._ref, poll_after(headers))
 
-    async def _events(
-        self, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
-    ) -> AsyncGenerator[Sequence[StreamEvent], None]:
-        """The events of an SSE body, those of a chunk together. What breaks in a chunk breaks after what was whole.
-
-        A chunk that completes no event is a sign of life all the same: a large event may take long on a slow line.
-        """
+    def _reader(self, headers: Mapping[str, str]) -> EventReader:
         if _media_type(headers).endswith(("json", "html", "xml")):  # some call a stream text/plain, or anything
             raise ServiceUnavailable(f"The service answered {_media_type(headers)} instead of a stream.")
 
-        decoder, shapes = EventDecoder(), self._shapes
-        async for chunk in chunks:
-            events: list[StreamEvent] = []
-            try:
-                whole = decoder.feed(chunk)
-                if alike := shapes.read(whole):
-                    events = alike
-                else:
-                    for block in read_blocks(whole):
-                        events.append(self._event(block))
-            finally:
-                yield events
-
-    def _event(self, block: bytes) -> StreamEvent:
-        data = read_data(block)
-        if not data or data == b"[DONE]":
-            return StreamEvent(EventKind.KEEPALIVE, {"type": "comment"})
-
-        event = read_event(_json_object(data), self._ref)
-        self._shapes.learn(block, data, event)
-        return event
+        return EventReader(self._shapes, self._ref)
 
 
 def _make_client(api_key: str | None, base_url: str | None) -> openai.AsyncOpenAI:
@@ -208,28 +183,3 @@ def _id(ref: RunRef) -> str:
 
 def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _start(content: bytes, size: int = 200) -> str:
-    return repr(content[:size].decode("utf-8", "replace"))
-
-
-def _json_object(content: bytes) -> JSON:
-    try:
-        value = _read_json(content)
-    except ValueError as error:
-        raise ServiceUnavailable(f"The service answered something that is no JSON: {_start(content, 60)}") from error
-
-    if not isinstance(value, dict):
-        raise ServiceUnavailable(f"The service answered JSON that is no object: {str(value)[:60]!r}")
-
-    return cast("JSON", value)
-
-
-def _read_json(content: bytes) -> Any:
-    """Half characters, as of a text that was cut by UTF-16 units, become U+FFFD: nobody could send or print them."""
-    try:
-        return pydantic_core.from_json(content)
-    except ValueError:
-        written = json.dumps(json.loads(content), ensure_ascii=False)
-        return pydantic_core.from_json(written.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))

@@ -200,15 +200,3 @@ async def test_one_address_has_one_fingerprint_however_it_is_written():
 def test_a_base_url_that_is_none_is_refused_before_anything_is_sent(base_url: str):
     with pytest.raises(UsageError, match="base URL is like https"):
         OpenAIResponses("gpt-5", api_key="key", base_url=base_url)
-
-
-async def test_a_chunk_that_completes_no_event_is_a_sign_of_life():
-    provider = OpenAIResponses("gpt-5", api_key="key", base_url=BASE)
-
-    async def chunks():
-        for piece in (b'data: {"type": "response.outp', b'ut_text.delta", "delta": "Hi"', b"}\n", b"\n"):
-            yield piece
-
-    batches = [list(batch) async for batch in provider._events({"content-type": "text/event-stream"}, chunks())]
-    assert [[event.text for event in batch] for batch in batches] == [[], [], [], ["Hi"]]
-    await provider.aclose()
