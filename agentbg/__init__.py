@@ -7,6 +7,8 @@ keeps what must survive, and a `BackgroundHandle` is what you hold.
 
 from .agent import Agent as Agent
 from .agent import resume_stream as resume_stream
+from .core.budget import EndpointStats as EndpointStats
+from .core.budget import RequestBudget as RequestBudget
 from .core.model import RunErrorInfo as RunErrorInfo
 from .core.model import Usage as Usage
 from .core.requests import Answer as Answer

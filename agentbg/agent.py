@@ -18,6 +18,7 @@ from .core.rounds import MAX_ROUNDS, FollowUp, Tooling, ToolRule
 from .core.schedule import PollPolicy, RetryPolicy, StreamPolicy
 from .core.token import ContinuationToken
 from .errors import UsageError
+from .gate import Gate
 from .inputs import Asked, Input, read_answers, read_input, require_json
 from .options import AgentRunOptions, check_defaults, positive
 from .output import Output
@@ -215,9 +216,9 @@ class Agent(Generic[T]):
 
     # --- what the runtime asks an agent for ---
 
-    def calls(self, idle: float | None = None) -> Calls:
+    def calls(self, idle: float | None = None, gate: Gate | None = None) -> Calls:
         """The calls to this agent's provider; a stream that is silent for `idle` seconds is dead."""
-        return Calls(self.provider, random.random, self._stream.idle if idle is None else idle, self._retry)
+        return Calls(self.provider, random.random, self._stream.idle if idle is None else idle, self._retry, gate)
 
     def request(
         self, input: Input, thread: AgentThread | None = None, options: AgentRunOptions | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, closing, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
@@ -24,6 +24,7 @@ from .core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, Strea
 from .core.record import RunRecord
 from .core.schedule import Draw, RetryPolicy
 from .core.status import RunStatus
+from .core.turns import Kind
 from .errors import (
     ConversationLocked,
     PreviousRunNotFound,
@@ -32,22 +33,27 @@ from .errors import (
     ServiceUnavailable,
     SubmitUnknown,
 )
+from .gate import Gate, Passage
 from .patience import Patience, contained
 from .providers.base import Cap, Provider
 
 T = TypeVar("T")
 Events = AsyncGenerator[Sequence[StreamEvent], None]
+Turn = AbstractAsyncContextManager[object]
 CANCELLED_INSIDE = "The provider's client cancelled the call."
+_AT_ONCE: Turn = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls to one provider, with what they need of the outside: a bound for silence, and chance for backoff."""
+    """The calls to one provider, with what they need of the outside: a bound for silence, chance for backoff, and the
+    gate where each attempt waits for its turn; none for calls without a runtime."""
 
     provider: Provider
     draw: Draw
     idle: float
     retry: RetryPolicy
+    gate: Gate | None = None
 
     @property
     def once(self) -> Calls:
@@ -64,27 +70,34 @@ class Calls:
 
     async def start(self, request: StartRequest, key: str) -> Started | StartFailed | StartLost:
         """Start a run; send it again only where the first surely did no work at the service."""
-        return await self._begin(lambda: self.provider.start(request, key=key), keyed=True)
+        return await self._begin(Kind.START, key, lambda: self.provider.start(request, key=key))
 
     async def _begin(
-        self, call: Callable[[], Awaitable[Snapshot]], *, keyed: bool
+        self, kind: Kind, run: str, call: Callable[[], Awaitable[Snapshot]]
     ) -> Started | StartFailed | StartLost:
-        since = _now()
+        since, keyed = _now(), kind is Kind.START
         for attempt in count(1):
             try:
-                return _started(await contained(call(), ServiceUnavailable, CANCELLED_INSIDE))
+                async with self._turn(kind, run):
+                    return _started(await contained(call(), ServiceUnavailable, CANCELLED_INSIDE))
             except ProviderError as error:
                 if not await self._may_repeat(error, attempt, since, keyed=keyed):
                     return _failed_start(error)
 
         raise AssertionError("unreachable")
 
-    async def poll(self, ref: RunRef, again: StartRequest | None = None, key: str = "") -> Polled | PollFailed:
-        """Ask once. A run that its service has lost is started `again`, with the `key` of its first start."""
+    async def poll(
+        self, ref: RunRef, again: StartRequest | None = None, key: str = "", turn: Passage | None = None
+    ) -> Polled | PollFailed:
+        """Ask once, when its turn comes, or in one that has come. A run that its service has lost is started `again`,
+        with the `key` of its first start."""
         try:
-            snapshot = await self._answer(self.provider.poll(ref))
+            async with turn or self._turn(Kind.POLL, ref.id):
+                snapshot = await self._answer(self.provider.poll(ref))
+
             if again is not None and snapshot.lost:
-                snapshot = await self._answer(self.provider.start(again, key=key))
+                async with self._turn(Kind.START, key):
+                    snapshot = await self._answer(self.provider.start(again, key=key))
 
             return Polled(snapshot)
         except ProviderError as error:
@@ -97,7 +110,8 @@ class Calls:
         """
         for attempt in count(1):
             try:
-                return await self._answer(self.provider.poll(ref))
+                async with self._turn(Kind.POLL, ref.id):
+                    return await self._answer(self.provider.poll(ref))
             except RunNotFound:
                 if not young:
                     raise
@@ -111,13 +125,14 @@ class Calls:
 
     async def respond(self, ref: RunRef, request: StartRequest) -> Started | StartFailed | StartLost:
         """Tell a run that waits what it waits for. It has no key: it is sent again only where it surely did no work."""
-        return await self._begin(lambda: self.provider.respond(ref, request.input), keyed=False)
+        return await self._begin(Kind.RESPOND, ref.id, lambda: self.provider.respond(ref, request.input))
 
     async def cancel(self, ref: RunRef) -> CancelAnswered:
         """Ask the service to cancel, again while it cannot answer. Raises the last `ProviderError`."""
         for attempt in count(1):
             try:
-                return CancelAnswered(await self._answer(self.provider.cancel(ref)))
+                async with self._turn(Kind.CANCEL, ref.id):
+                    return CancelAnswered(await self._answer(self.provider.cancel(ref)))
             except ServiceUnavailable as error:
                 if not await self._pause(error, attempt):
                     raise
@@ -126,7 +141,8 @@ class Calls:
 
     async def attach(self, ref: RunRef, after: Cursor | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
         """Stream from just after a cursor. The last observation is always that the connection ended, and how."""
-        async with aclosing(self._observed(self.provider.attach(ref, after=after))) as observations:
+        turn = self._turn(Kind.ATTACH, ref.id)
+        async with aclosing(self._observed(turn, self.provider.attach(ref, after=after))) as observations:
             async for seen in observations:
                 yield seen
 
@@ -141,7 +157,8 @@ class Calls:
         since = _now()
         for attempt in count(1):
             begun = False
-            async with aclosing(self._observed(self.provider.open(request, key=key), starts=True)) as observations:
+            events, turn = self.provider.open(request, key=key), self._turn(Kind.START, key)
+            async with aclosing(self._observed(turn, events, starts=True)) as observations:
                 async for seen in observations:
                     if isinstance(seen, StreamEnded) and not begun:
                         break
@@ -156,28 +173,41 @@ class Calls:
                 yield _failed_start(error)
                 return
 
-    async def _observed(self, events: Events, *, starts: bool = False) -> AsyncGenerator[Streamed | StreamEnded, None]:
+    async def _observed(
+        self, turn: Turn, events: Events, *, starts: bool = False
+    ) -> AsyncGenerator[Streamed | StreamEnded, None]:
         """A connection's observations. Silence is bounded; that before the answer to a start is not."""
         error: ProviderError | None = None
         async with aclosing(events):
             with closing(Patience(self.idle)) as patience:
-                bound = nullcontext() if starts else patience
-                while True:
-                    try:
-                        with bound:
-                            batch = await contained(anext(events), ServiceUnavailable, CANCELLED_INSIDE)
-                    except StopAsyncIteration:
-                        break
-                    except TimeoutError:
-                        error = ServiceUnavailable(f"The stream was silent for {self.idle:g} s.")
-                        break
-                    except ProviderError as raised:
-                        error = raised
-                        break
-                    bound = patience
-                    yield Streamed(batch)
+                try:
+                    async with turn:
+                        batch = await self._next(events, nullcontext() if starts else patience)
+
+                    if batch is not None and not (batch or starts):  # an attach that has begun is no news yet
+                        batch = await self._next(events, patience)
+
+                    while batch is not None:
+                        yield Streamed(batch)
+                        batch = await self._next(events, patience)
+                except ProviderError as raised:
+                    error = raised
 
         yield StreamEnded(error)
+
+    async def _next(self, events: Events, bound: AbstractContextManager[None]) -> Sequence[StreamEvent] | None:
+        """The next batch of a connection; None when it has ended."""
+        try:
+            with bound:
+                return await contained(anext(events), ServiceUnavailable, CANCELLED_INSIDE)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError as error:
+            raise ServiceUnavailable(f"The stream was silent for {self.idle:g} s.") from error
+
+    def _turn(self, kind: Kind, run: str) -> Turn:
+        """Around a single attempt. While it waits for its turn, it is not under way; nor while it waits to repeat."""
+        return _AT_ONCE if self.gate is None else self.gate.turn(kind, run, self.retry.patience)
 
     async def _answer(self, call: Awaitable[T]) -> T:
         try:

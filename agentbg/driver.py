@@ -1,4 +1,4 @@
-"""Drives all runs of a runtime: one wake-up queue, one bound on requests, and the commands of each run's machine."""
+"""Drives all runs of a runtime: one wake-up queue, a gate to each service, and the commands of each run's machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
+from math import inf
 from typing import Any
-
-import anyio
 
 from .alarm import Alarm
 from .calls import Calls, raise_if_not_started
@@ -37,8 +36,10 @@ from .core.messages import (
 from .core.model import RunRef, StartRequest
 from .core.record import RunRecord
 from .core.requests import Answer, InputRequest
+from .core.states import Phase
 from .core.status import RunStatus
-from .errors import AgentBGError, ProviderError, RuntimeClosed, UsageError
+from .errors import AgentBGError, ProviderError, RuntimeClosed, ServiceUnavailable, UsageError
+from .gate import Gates, Passage
 from .hooks import Hooks
 from .hosting import Host
 from .journal import Journal
@@ -47,14 +48,16 @@ from .reader import Reader
 from .stores.base import Store
 
 logger = logging.getLogger("agentbg")
-
+SHORTEST = 0.1
+"""Seconds: as what interval a poll counts at least, when many wait. No run that is woken often starves the others."""
+_NO_TURN = "The run's deadline passed before its poll had its turn."
 _DELICATE = (Invoke, Send)
 
 
 class Driver:
     """The fleet: it may be opened in one task and closed in another."""
 
-    def __init__(self, store: Store, clock: Clock, max_requests: int, hooks: Hooks) -> None:
+    def __init__(self, store: Store, clock: Clock, gates: Gates, hooks: Hooks) -> None:
         self.runs: dict[str, LiveRun] = {}
         self._store = store
         self._journal = Journal(store, clock)
@@ -62,7 +65,8 @@ class Driver:
         self.clock = clock
         self._host = Host(clock)
         self._alarm = Alarm(clock)
-        self._limit = anyio.CapacityLimiter(max_requests)
+        self._gates = gates
+        self._asking: dict[str, Passage] = {}  # polls that wait for their turn, by the run's id
 
     @property
     def used(self) -> bool:
@@ -173,9 +177,10 @@ class Driver:
     def _act(self, live: LiveRun, command: Command) -> None:
         match command:
             case WakeAt(at):
+                live.interval = at - self.clock.now()
                 self._alarm.set(live.id, at)
             case Poll():
-                self._spawn(live, self._poll(live, *live.service))
+                self._ask(live, *live.service)
             case Attach(after):
                 calls, ref = live.service
                 live.reconnects += 1
@@ -228,6 +233,8 @@ class Driver:
         if self.runs.get(live.id) is live:
             del self.runs[live.id]
             self._alarm.discard(live.id)
+            if (turn := self._asking.pop(live.id, None)) is not None:
+                turn.leave()
 
     # --- what runs under way do ---
 
@@ -245,9 +252,7 @@ class Driver:
             await self._pump(live, calls.open(request, key))
             return
 
-        async with self._limit:
-            seen = await calls.start(request, key)
-
+        seen = await calls.start(request, key)
         await self.tell(live, seen)
         self._report_start(live, seen)
 
@@ -258,10 +263,7 @@ class Driver:
             await self._begin(live, live.calls.once, send.request, send.key)
             return
 
-        async with self._limit:
-            seen = await live.calls.once.respond(send.waiting, send.request)
-
-        await self.tell(live, seen)
+        await self.tell(live, await live.calls.once.respond(send.waiting, send.request))
 
     async def _invoke(self, live: LiveRun, request: InputRequest) -> None:
         assert live.invoke is not None, "the machine knows no tools but the agent's"
@@ -293,12 +295,27 @@ class Driver:
         wanted = not record.cancel_requested and not record.rounds and self.clock.wall() < live.restarts_until
         return record.request if wanted else None
 
-    async def _poll(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:
-        async with self._limit:
-            live.record.polls += 1
-            since = self.clock.now()
-            seen = await calls.poll(ref, self._again(live), live.id)
+    def _ask(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:
+        """Poll, when its turn comes: until then it costs no task. A deadline does not wait for that."""
 
+        def go(turn: Passage) -> None:
+            self._asking.pop(live.id, None)
+            if self._host.is_open:
+                self._spawn(live, self._poll(live, calls, ref, turn))
+            else:
+                turn.leave()
+
+        assert calls.gate is not None, "a runtime's calls have a gate"
+        turn = calls.gate.ask(ref.id, max(live.interval, SHORTEST), go)
+        if turn is not None:
+            self._asking[live.id] = turn
+            if live.run.deadline < inf:
+                self._alarm.set(live.id, live.run.deadline)
+
+    async def _poll(self, live: LiveRun, calls: Calls, ref: RunRef, turn: Passage) -> None:
+        live.record.polls += 1
+        since = self.clock.now()
+        seen = await calls.poll(ref, self._again(live), live.id, turn)
         error = seen.error if isinstance(seen, PollFailed) else None
         if error is not None:
             logger.info("run %s: %s", live.id, error)
@@ -323,8 +340,7 @@ class Driver:
         seen: CancelAnswered | CancelFailed
         failure: ProviderError | None = None
         try:
-            async with self._limit:
-                seen = await calls.cancel(ref)
+            seen = await calls.cancel(ref)
         except ProviderError as error:
             seen, failure = CancelFailed(), error
 
@@ -350,8 +366,25 @@ class Driver:
 
     def _wake(self, run_id: str) -> None:
         live = self.runs.get(run_id)
-        if live is not None and self._host.is_open:
+        if live is None or not self._host.is_open:
+            return
+
+        now = self.clock.now()
+        if run_id in self._asking and now >= live.run.deadline:
+            self._asking.pop(run_id).leave()
+            self._spawn(live, self.tell(live, PollFailed(ServiceUnavailable(_NO_TURN))))
+        elif live.run.phase is Phase.POLLING and not live.lock.locked():
+            self._look(live, now)
+        else:
             self._spawn(live, self.tell(live, Due()))
+
+    def _look(self, live: LiveRun, now: float) -> None:
+        """What is due of a run that is only polled needs no commit, and so no task."""
+        try:
+            for command in live.run.feed(Due(), now):
+                self._act(live, command)
+        except Exception as error:  # noqa: BLE001  it is handed on
+            self._contain(live, error)
 
     def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         try:
@@ -367,17 +400,23 @@ class Driver:
         """One run's trouble is not another's: the run is let go of, and those who wait for it are told."""
         try:
             await work
-        except RuntimeClosed:
+        except Exception as error:  # noqa: BLE001  it is handed on
+            self._contain(live, error)
+
+    def _contain(self, live: LiveRun, error: Exception) -> None:
+        if isinstance(error, RuntimeClosed):
             return
-        except AgentBGError as error:
-            self._let_go(live, error)
-        except Exception as error:
-            logger.exception("run %s: agentbg has a bug; the run is let go of", live.id)
-            failure = AgentBGError(f"agentbg has a bug, please report it: {error!r}. The run goes on at the service.")
-            failure.__cause__ = error
-            self._let_go(live, failure)
+
+        if not isinstance(error, AgentBGError):
+            logger.error("run %s: agentbg has a bug; the run is let go of", live.id, exc_info=error)
+            bug = AgentBGError(f"agentbg has a bug, please report it: {error!r}. The run goes on at the service.")
+            bug.__cause__ = error
+            error = bug
+
+        self._let_go(live, error)
 
     def _abandon_all(self) -> None:
+        self._gates.close()
         for live in list(self.runs.values()):
             live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
 

@@ -117,8 +117,9 @@ class LiveRun:
         """Up to this Unix time the run may be started again, should its service lose it."""
         self.bell, self.news = Bell(), Bell()
         """Rung when the run is settled, or cannot be; and, for those who stream, at each update, too."""
-        self.committed, self.reconnects = run.record.position.seq, 0
-        """The seq of the last update that was published; connections made to take the stream up again."""
+        self.committed, self.reconnects, self.interval = run.record.position.seq, 0, 0.0
+        """The seq of the last update that was published; connections made to take the stream up again; for how many
+        seconds the run wanted to be left alone the last time."""
         self._readers: list[weakref.ref[Reader]] = []
         self._on_settled: list[Callable[[], object]] = []
         self._calls_under_way: dict[asyncio.Future[None], None] = {}

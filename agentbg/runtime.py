@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from .agent import Agent
 from .clock import Clock, SystemClock
+from .core.budget import RequestBudget
 from .core.record import RunRecord
 from .core.run import Run
 from .core.schedule import Draw, PollPolicy, StreamPolicy
@@ -19,6 +20,7 @@ from .core.status import RunStatus
 from .core.token import ContinuationToken
 from .driver import Driver
 from .errors import AgentBGError, RunUnknown, UsageError
+from .gate import Gates
 from .handle import BackgroundHandle
 from .hooks import Hook, Hooks
 from .inputs import Input, read_input
@@ -45,8 +47,7 @@ class AgentRuntime:
     - `poll` and `stream` say when to poll and how a stream is kept.
     - `agents` are those whose stored runs are to be driven on, each with a name of its own; agents given to `submit`
       and `resume` are known from then on, the first of a name.
-    - `max_requests` bounds the starts, polls and cancels under way at a time. Streams do not count, streamed starts
-      among them.
+    - `budget` bounds the requests to each service: how many are under way, and how many are sent per second.
     - `hooks` see what happens to the runs: `agentbg.hooks` says what.
     - `draw` and `clock` are for tests: random numbers in [0, 1), and the time.
     """
@@ -58,14 +59,11 @@ class AgentRuntime:
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         agents: Iterable[Agent[Any]] = (),
-        max_requests: int = 32,
+        budget: RequestBudget | None = None,
         hooks: Iterable[Hook] = (),
         draw: Draw = random.random,
         clock: Clock | None = None,
     ) -> None:
-        if max_requests < 1:
-            raise UsageError(f"max_requests is how many requests may be under way: at least 1, not {max_requests}.")
-
         self.clock = clock or SystemClock()
         self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
@@ -73,7 +71,8 @@ class AgentRuntime:
         self._taking: dict[Hashable, asyncio.Future[LiveRun]] = {}
         self._draw = draw
         observed = Hooks(hooks, lambda live: BackgroundHandle(self._driver, live))
-        self._driver = Driver(self._store, self.clock, max_requests, observed)
+        self._gates = Gates(budget or RequestBudget(), self.clock, draw)
+        self._driver = Driver(self._store, self.clock, self._gates, observed)
         for agent in agents:
             if self._agents.setdefault(agent.name, agent) is not agent:
                 raise UsageError(
@@ -322,7 +321,7 @@ class AgentRuntime:
         )
         live = LiveRun(
             run,
-            agent.calls(self._stream.idle) if agent else None,
+            agent.calls(self._stream.idle, self._gates.of(agent.provider)) if agent else None,
             Invoking(agent.tools, record) if agent else None,
             agent.read_partial if agent else None,
         )

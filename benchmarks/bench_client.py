@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 import openai
 
-from agentbg import Agent, AgentRuntime, PollPolicy
+from agentbg import Agent, AgentRuntime, PollPolicy, RequestBudget
 from agentbg.providers import OpenAIResponses
 from agentbg.stores import MemoryStore, SQLiteStore, Store
 
@@ -88,7 +88,7 @@ async def sdk_polls(base_url: str, runs: int, seconds: float, interval: float) -
 async def handle_polls(base_url: str, runs: int, seconds: float, interval: float) -> Sample:
     """The same through a runtime."""
     policy = PollPolicy(initial=interval, growth=0, maximum=interval, jitter=0)
-    async with ask(base_url) as agent, AgentRuntime(poll=policy, max_requests=runs) as runtime:
+    async with ask(base_url) as agent, AgentRuntime(poll=policy, budget=RequestBudget(in_flight=runs)) as runtime:
         handles = [await runtime.submit(agent, "x") for _ in range(runs)]
         before, began = sum(handle.polls for handle in handles), time.process_time()
         await asyncio.sleep(seconds)

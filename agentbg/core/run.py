@@ -91,6 +91,11 @@ class Run:
         return self._moves.phase
 
     @property
+    def deadline(self) -> float:
+        """When the run expires, at the latest."""
+        return self._moves.deadline
+
+    @property
     def response(self) -> AgentRunResponse[Any]:
         """The run's answer so far, or in the end."""
         return build_response(self._known(), self.token, self._parse, self.record.rounds)

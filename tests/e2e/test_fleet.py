@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from agentbg import AgentRuntime, PollPolicy, RunStatus
+from agentbg import AgentRuntime, PollPolicy, RequestBudget, RunStatus
 from agentbg.testing.server import Exchange, Fault, Pause, Reply, ResponsesServer, Script, Step
 from agentbg.testing.server.fault import Serve
 
@@ -68,7 +68,7 @@ async def test_a_thousand_runs_are_driven_by_32_requests_at_a_time_each_by_its_s
     scripts = [Script.text(f"run {i}").lasting(running=1.0 + i % 10 / 10) for i in range(RUNS)]
     faults = [Counted(on="POST", gauge=gauge), Counted(on="GET", gauge=gauge)]
     async with ResponsesServer(script=scripts, faults=faults) as server, agent_of(server) as agent, bounded(120):
-        async with AgentRuntime(poll=POLLING, max_requests=32) as runtime:
+        async with AgentRuntime(poll=POLLING, budget=RequestBudget(in_flight=32)) as runtime:
             handles = await asyncio.gather(*(runtime.submit(agent, "go") for _ in range(RUNS)))
             waiters = [handle.result() for handle in handles for _ in range(3)]
             responses = await asyncio.gather(*waiters)
@@ -114,7 +114,7 @@ async def test_streams_do_not_keep_polls_waiting() -> None:
     scripts = [Script.story(5).lasting(running=60)] * 40 + [Script.text("done").lasting(running=0.05)]
     async with ResponsesServer(script=scripts) as server, agent_of(server) as agent, bounded():
         poll = PollPolicy(initial=0.02, growth=0.0, maximum=0.02)
-        async with AgentRuntime(poll=poll, stream=STREAM, max_requests=1) as runtime:
+        async with AgentRuntime(poll=poll, stream=STREAM, budget=RequestBudget(in_flight=1)) as runtime:
             streams = [await runtime.submit(agent, "go", stream=True) for _ in range(40)]
             polled = await runtime.submit(agent, "go")
             assert (await polled.result()).text == "done"

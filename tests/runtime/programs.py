@@ -52,7 +52,7 @@ class Program:
     refused: frozenset[int]
     stubborn: bool
     lives: list[Life]
-    max_requests: int
+    in_flight: int
     seed: int
 
 
@@ -213,6 +213,6 @@ PROGRAMS = st.builds(
     refused=st.one_of(st.just(frozenset()), st.frozensets(st.integers(1, 40), max_size=3)),
     stubborn=st.booleans(),
     lives=st.lists(LIVES, min_size=1, max_size=3),
-    max_requests=st.sampled_from([1, 32]),
+    in_flight=st.sampled_from([1, 32]),
     seed=st.integers(0, 9),
 )

@@ -13,6 +13,7 @@ from agentbg import (
     ContinuationToken,
     InputRequired,
     OutputInvalid,
+    RequestBudget,
     RequestRejected,
     RunCancelled,
     RunErrorInfo,
@@ -340,7 +341,7 @@ async def test_lists_are_by_status_and_newest_first():
 @virtual_time
 async def test_two_thousand_runs_are_held_and_cancelled_at_once():
     provider = ScriptedProvider(RunScript([At(0, status="running")]))
-    async with runtime(max_requests=100) as running:
+    async with runtime(budget=RequestBudget(in_flight=100)) as running:
         agent = Agent(provider)
         handles = await asyncio.gather(*(running.submit(agent, "x") for _ in range(2_000)))
         await asyncio.gather(*(handle.cancel() for handle in handles))

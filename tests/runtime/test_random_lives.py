@@ -30,6 +30,7 @@ from agentbg import (
     Answer,
     Fenced,
     PollPolicy,
+    RequestBudget,
     RequestKind,
     RunContext,
     ServiceUnavailable,
@@ -111,7 +112,7 @@ class World:
     agent: Agent[str]
     store: MoodyStore
     draw: Callable[[], float]
-    max_requests: int
+    in_flight: int
     tokens: list[str] = field(default_factory=list)
     ends: dict[str, set[tuple[RunStatus, str]]] = field(default_factory=lambda: defaultdict(set))
     resent: Counter[str] = field(default_factory=Counter)
@@ -137,7 +138,7 @@ class World:
         store = MoodyStore(inner, program.delays, program.refused, program.stubborn)
         tools = Tools()
         agent = Agent(provider, tools=tools.all, max_rounds=3)
-        return cls(provider, tools, agent, store, random.Random(program.seed).random, program.max_requests)
+        return cls(provider, tools, agent, store, random.Random(program.seed).random, program.in_flight)
 
     def runtime(self) -> AgentRuntime:
         return AgentRuntime(
@@ -147,7 +148,7 @@ class World:
             clock=VirtualClock(),
             poll=PollPolicy(max_age=MAX_AGE),
             stream=StreamPolicy(attempts=3),
-            max_requests=self.max_requests,
+            budget=RequestBudget(in_flight=self.in_flight),
         )
 
     def note(self, handle) -> None:
