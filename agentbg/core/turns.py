@@ -25,7 +25,7 @@ class Line(Generic[T]):
     turn.
 
     A place in the line is a point of virtual time: the place of whoever went last, plus the interval. Where runs come
-    again and again, and are too many, the wait of each is then the same multiple of its interval. Nobody starves: one
+    again and again, and are too many, each waits then for about the same multiple of its interval. Nobody starves: one
     with an interval of d lets at most d/e + 1 others go first who come again and again with an interval of e, however
     many turns there are. Equal intervals, such as 0, go in the order of their coming.
 

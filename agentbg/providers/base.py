@@ -12,6 +12,10 @@ not. Broken client set-up, such as a missing key, is `AuthenticationFailed` too.
 
 **Cancellation.** Cancelling a call closes its connection and does nothing to the remote run. The iterators of `open`
 and `attach` are asynchronous generators: whoever iterates closes them with `aclose()`.
+
+**Budgets.** Providers of the same name and endpoint share a `RequestBudget`, unless they have different credentials: a
+provider may have an attribute `credential`, a text that is the same for the same key. It must be no secret, such as a
+hash that is keyed with something random; it is stored nowhere.
 """
 
 from __future__ import annotations
@@ -109,7 +113,8 @@ class Provider(Protocol):
     def attach(self, ref: RunRef, *, after: Cursor | None = None) -> AsyncGenerator[Sequence[StreamEvent], None]:
         """Stream a run from just after `after`, or from its beginning.
 
-        The iterator's end means only that the connection ended; an END event means that the run did.
+        Yields as `open` does: no events at first, when the stream is open and has none yet. The iterator's end means
+        only that the connection ended; an END event means that the run did.
         """
         ...
 

@@ -118,6 +118,7 @@ class Local:
         if work is None or work.lost:
             raise RunNotFound(f"Run {ref.id} is not at work here.")  # a poll tells what that means
 
+        yield []
         async with aclosing(work.stream(after)) as stream:
             async for events in stream:
                 yield events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import openai
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported, UsageError
 from ._lean_wire import wire_of
+from ._sdk_private import key_source
 from ._shapes import Shapes
 from ._wire import key_header
 from .base import Cap, Resume
@@ -19,6 +21,8 @@ from .responses_events import EventReader, json_object, start_of
 from .responses_wire import read_response, start_body
 
 DAY = 86_400.0
+_SALT = secrets.token_bytes(16)
+"""Of this process: what is made with it is no secret."""
 
 
 class OpenAIResponses:
@@ -63,6 +67,15 @@ class OpenAIResponses:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self.model!r}, base_url={_address(str(self._client.base_url))!r})"
 
+    @property
+    def credential(self) -> str:
+        """What the service counts requests by, in this process: a keyed hash of the key, the organization and the
+        project. Where a function gives the key, that function stands for it."""
+        client, source = self._client, key_source(self._client)
+        key = client.api_key if source is None else f"{id(source[1])}"
+        named = "\0".join((key, client.organization or "", client.project or ""))
+        return hashlib.blake2b(named.encode(), key=_SALT, digest_size=8).hexdigest()
+
     async def start(self, request: StartRequest, *, key: str | None = None) -> Snapshot:
         body = start_body(request, self.model, stream=False)
         with translated(f"Starting a run of {self.model}"):
@@ -103,6 +116,7 @@ class OpenAIResponses:
                     raise StreamRefused(f"{what}: the service answered JSON instead of a stream.")
 
                 reader = self._reader(answer.headers)
+                yield []
                 async for chunk in answer.iter_bytes():
                     yield reader.feed(chunk)
                     reader.check()

@@ -226,6 +226,7 @@ class ScriptedProvider:
             if _now() - run.started_at > self.stream_window:
                 raise StreamRefused(f"Run {run.id} can no longer be streamed.", status_code=400)
 
+            yield []
             place = run.place_after(after if isinstance(after, int) else None)
             if self.resume is Resume.SNAPSHOT:
                 place = run.due(_now())

@@ -328,6 +328,7 @@ async def test_what_was_whole_comes_before_what_breaks(api: respx.MockRouter, pr
     body = b'data: {"type":"response.output_text.delta","sequence_number":4,"delta":"a"}\n\ndata: {"type":\n\n'
     api.get("/responses/resp_1").mock(httpx.Response(200, content=body, headers={"content-type": "text/event-stream"}))
     stream = provider.attach(REF)
+    assert not await anext(stream), "it is open"
     [event] = await anext(stream)
     assert (event.text, event.cursor) == ("a", 4)
     with pytest.raises(ServiceUnavailable, match="no JSON"):

@@ -96,6 +96,7 @@ class TestFaults:
         provider = ScriptedProvider.text("Hello, world").cut(3, ServiceUnavailable("Reset."), call=2)
         await collect(provider.open(ASK))
         stream = provider.attach(provider.run().ref)
+        assert not await anext(stream), "it is open"
         assert len(await anext(stream)) == 3
         with pytest.raises(ServiceUnavailable, match="Reset"):
             await anext(stream)
