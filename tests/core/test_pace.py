@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -133,6 +134,16 @@ def test_many_runs_in_a_row_are_the_services_trouble():
     assert pace.rate == pytest.approx(10, rel=0.05)
 
 
+def test_those_that_fail_together_are_one_trouble():
+    pace = at_work()
+    eras = [pace.sent(10.0) for _ in range(200)]
+    for n, era in enumerate(eras):
+        pace.withdrawn(era)
+        pace.failed(era, f"run {n}", 10.0)
+
+    assert pace.not_before == 10.75
+
+
 def down() -> Pace:
     pace = at_work()
     for n in range(MANY):
@@ -206,7 +217,7 @@ def test_a_rate_that_is_used_in_full_grows_by_a_tenth_per_second():
         now += 1
         rates.append(pace.rate)
 
-    assert all(later / earlier < 1.11 for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later / earlier < 1.11 for earlier, later in pairwise(rates))
     assert rates[-1] > 10 * rates[0]
 
 

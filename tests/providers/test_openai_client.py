@@ -200,3 +200,29 @@ async def test_one_address_has_one_fingerprint_however_it_is_written():
 def test_a_base_url_that_is_none_is_refused_before_anything_is_sent(base_url: str):
     with pytest.raises(UsageError, match="base URL is like https"):
         OpenAIResponses("gpt-5", api_key="key", base_url=base_url)
+
+
+def test_clients_with_the_same_key_share_a_budget_and_no_key_shows():
+    def provider(key: str = "sk-secret", **settings: str) -> OpenAIResponses:
+        return OpenAIResponses("gpt-5", client=openai.AsyncOpenAI(api_key=key, base_url=BASE, **settings))
+
+    credential = provider().credential
+    assert provider().credential == credential
+    others = {provider("sk-other").credential, provider(organization="o").credential, provider(project="o").credential}
+    assert len({credential, *others}) == 4
+    assert "secret" not in credential
+    assert len(credential) == 16
+
+
+def test_a_function_that_gives_the_key_stands_for_it():
+    async def key() -> str:
+        return "sk-secret"
+
+    async def other() -> str:
+        return "sk-secret"
+
+    one, same, foreign = (
+        OpenAIResponses("gpt-5", client=openai.AsyncOpenAI(api_key=source, base_url=BASE)).credential
+        for source in (key, key, other)
+    )
+    assert one == same != foreign
