@@ -47,7 +47,8 @@ class AgentRuntime:
     - `poll` and `stream` say when to poll and how a stream is kept.
     - `agents` are those whose stored runs are to be driven on, each with a name of its own; agents given to `submit`
       and `resume` are known from then on, the first of a name.
-    - `budget` bounds the requests to each service: how many are under way, and how many are sent per second.
+    - `budget` bounds the requests to each service: how many are under way, and how many are sent per second. Where it
+      binds, a submit or a cancel waits for its turn; see `RequestBudget`.
     - `hooks` see what happens to the runs: `agentbg.hooks` says what.
     - `draw` and `clock` are for tests: random numbers in [0, 1), and the time.
     """
