@@ -8,37 +8,52 @@ from collections.abc import Callable
 from .clock import Clock
 from .core.queue import PollQueue
 
+AT_ONCE = 256
+"""Runs woken before the event loop has its turn again: ten thousand that are due together are not to stop it."""
+
 
 class Alarm:
     """Calls when a run's time has come: `wake(run_id)`, in the event loop. One time per run, set again at will."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, wake: Callable[[str], None]) -> None:
         self._clock = clock
-        self._kick = asyncio.Event()
+        self._wake = wake
+        # Invariant: while a run is in the queue, the timer is set, for its time or an earlier one.
+        self._timer: asyncio.TimerHandle | None = None
         self.queue = PollQueue()
 
     def set(self, run_id: str, at: float) -> None:
         """Wake this run at `at`, by the runtime's clock, in the place of any time set before."""
         self.queue.set(run_id, at)
-        self._kick.set()
+        self._ring_by(at)
 
     def discard(self, run_id: str) -> None:
         """Do not wake this run."""
         self.queue.discard(run_id)
 
-    async def ring(self, wake: Callable[[str], None]) -> None:
-        """Call for each run when it is due; until cancelled."""
-        while True:
-            while (run_id := self.queue.pop_due(self._clock.now())) is not None:
-                wake(run_id)
+    def stop(self) -> None:
+        """Wake nobody any more, until a time is set again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-            self._kick.clear()
-            await self._sleep_until(self.queue.next_at())
+    def _ring_by(self, at: float) -> None:
+        if self._timer is not None and self._timer.when() <= at:
+            return
 
-    async def _sleep_until(self, at: float | None) -> None:
-        timer = None if at is None else asyncio.get_running_loop().call_at(at, self._kick.set)
-        try:
-            await self._kick.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        self.stop()
+        self._timer = asyncio.get_running_loop().call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        for _ in range(AT_ONCE):
+            run_id = self.queue.pop_due(now)
+            if run_id is None:
+                break
+
+            self._wake(run_id)
+
+        at = self.queue.next_at()
+        if at is not None:
+            self._ring_by(at)

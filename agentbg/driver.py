@@ -64,7 +64,7 @@ class Driver:
         self._hooks = hooks
         self.clock = clock
         self._host = Host(clock)
-        self._alarm = Alarm(clock)
+        self._alarm = Alarm(clock, self._wake)
         self._gates = gates
         self._asking: dict[str, Passage] = {}  # polls that wait for their turn, by the run's id
 
@@ -76,7 +76,6 @@ class Driver:
     async def open(self) -> None:
         """Start driving."""
         await self._host.open(self._abandon_all)
-        self._host.spawn(self._alarm.ring(self._wake), "agentbg alarm")
 
     async def aclose(self) -> None:
         """Stop driving. Runs go on at their services; those who wait for them here get RuntimeClosed.
@@ -417,6 +416,7 @@ class Driver:
 
     def _abandon_all(self) -> None:
         self._gates.close()
+        self._alarm.stop()
         for live in list(self.runs.values()):
             live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
 

@@ -37,6 +37,20 @@ _DELTA, _TEXT = EventKind.TEXT, UpdateType.TEXT  # an enum's own attributes are 
 class Assembly:
     """The delivered part of one run's answer. `said` is the text of its earlier rounds, as far as it is known."""
 
+    __slots__ = (
+        "_began_at",
+        "_from_start",
+        "_furthest",
+        "_inherited",
+        "_parts",
+        "_resent",
+        "_said",
+        "dropped",
+        "fresh",
+        "issuer",
+        "position",
+    )
+
     def __init__(self, position: Position = Position(), said: str = "") -> None:
         self.position = position
         self._said = said

@@ -50,6 +50,8 @@ def check_answers(record: RunRecord, answers: Sequence[Answer]) -> None:
 class Dialogue:
     """The rounds of one run. Between two, `record.ref` is still that of the one that was closed."""
 
+    __slots__ = ("_record", "_tools", "assembly")
+
     def __init__(self, record: RunRecord, tools: Tooling) -> None:
         self._record = record
         self._tools = tools

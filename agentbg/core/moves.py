@@ -15,6 +15,8 @@ from .states import TABLE, Action, Phase, Signal
 class Moves:
     """Where a run's machine stands, and the commands of each row of its table. No wake-up is after the deadline."""
 
+    __slots__ = ("_contact", "_dialogue", "_round_began", "deadline", "phase")
+
     def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue, began: float, deadline: float) -> None:
         self.phase = phase
         self.deadline = deadline

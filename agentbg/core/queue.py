@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import heapq
 
+_Entry = tuple[float, int, str]
+"""When; a ticket, so that equal times keep their order; the run's id."""
+
 
 class PollQueue:
     """Runs by the time at which they want to be woken: one time per run, set again at will.
@@ -13,9 +16,9 @@ class PollQueue:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, str]] = []
-        # Invariant: every ticket here has its entry in the heap; an entry whose ticket is not here is stale.
-        self._wanted: dict[str, tuple[float, int]] = {}
+        self._heap: list[_Entry] = []
+        # Invariant: what is here is in the heap, too; an entry of the heap that is not here is stale.
+        self._wanted: dict[str, _Entry] = {}
         self._ticket = 0
 
     def __len__(self) -> int:
@@ -27,8 +30,8 @@ class PollQueue:
     def set(self, run_id: str, at: float) -> None:
         """Wake this run at `at`, in the place of any time set before. Equal times come up in the order set."""
         self._ticket += 1
-        self._wanted[run_id] = (at, self._ticket)
-        heapq.heappush(self._heap, (at, self._ticket, run_id))
+        self._wanted[run_id] = entry = (at, self._ticket, run_id)
+        heapq.heappush(self._heap, entry)
         self._prune()
 
     def discard(self, run_id: str) -> None:
@@ -55,9 +58,8 @@ class PollQueue:
         while self._heap and self._is_stale(self._heap[0]):
             heapq.heappop(self._heap)
 
-    def _is_stale(self, entry: tuple[float, int, str]) -> bool:
-        wanted = self._wanted.get(entry[2])
-        return wanted is None or wanted[1] != entry[1]
+    def _is_stale(self, entry: _Entry) -> bool:
+        return self._wanted.get(entry[2]) is not entry
 
     def _prune(self) -> None:
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._wanted):

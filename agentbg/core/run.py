@@ -57,6 +57,19 @@ _ENDLESS = "The model went on calling tools for more rounds than the agent allow
 class Run:
     """One run. Feed it what happened; do what it says."""
 
+    __slots__ = (
+        "_last_change",
+        "_last_seen",
+        "_moves",
+        "_parse",
+        "_poll",
+        "_started",
+        "assembly",
+        "contact",
+        "dialogue",
+        "record",
+    )
+
     def __init__(
         self,
         record: RunRecord,
@@ -76,7 +89,6 @@ class Run:
         self._poll, self._parse = poll, parse
         self._started = now - age
         known_since = now if record.request is None else self._started + record.renewed  # a token's may be of any age
-        self._own_deadline = self._started + record.allowed
         deadline = min(self._own_deadline, known_since + _or_ever(poll.max_age))
         self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, self._started, deadline)
         # When the service last knew the run. One that was streamed may have ended just now, and be unknown for a while.
@@ -422,6 +434,10 @@ class Run:
 
         if self.assembly.position.seq != before.seq:
             self._last_change = now
+
+    @property
+    def _own_deadline(self) -> float:
+        return self._started + self.record.allowed
 
     def _wants_stream(self) -> bool:
         return self.record.may_stream and not self.contact.attached
