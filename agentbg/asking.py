@@ -26,7 +26,6 @@ from .core.token import ContinuationToken
 from .core.update import AgentRunResponseUpdate
 from .errors import SubmitUnknown, UsageError
 from .follow import Pilot, follow, work
-from .invoking import Invoking
 from .thread import AgentThread, Turn
 from .tools import Toolset
 
@@ -170,7 +169,7 @@ class Asking:
             if turn is not None:
                 turn.take(record, seen=seen)
 
-        return Pilot(run, means.calls, Invoking(means.tools, record), means.clock, note)
+        return Pilot(run, means.calls, means.tools, means.clock, note)
 
     def _token(self, run: Run) -> ContinuationToken | None:
         """For the next poll: one for the whole of a round, at whose beginning a stream goes on from it."""

@@ -42,6 +42,7 @@ from .errors import AgentBGError, ProviderError, RuntimeClosed, ServiceUnavailab
 from .gate import Gates, Passage
 from .hooks import Hooks
 from .hosting import Host
+from .invoking import invoke
 from .journal import Journal
 from .live import LiveRun, promise, resolve
 from .reader import Reader
@@ -242,8 +243,7 @@ class Driver:
         await self._send_start(live, request)
 
     async def _send_start(self, live: LiveRun, request: StartRequest) -> None:
-        assert live.calls is not None, "a run that is started has an agent"
-        await self._begin(live, live.calls, request, live.id)
+        await self._begin(live, live.driven_by.calls, request, live.id)
 
     async def _begin(self, live: LiveRun, calls: Calls, request: StartRequest, key: str) -> None:
         if calls.opens(live.record):
@@ -257,17 +257,16 @@ class Driver:
 
     async def _send_answers(self, live: LiveRun, send: Send) -> None:
         """Start the next round; or tell the run that waits, where the service has such runs."""
-        assert live.calls is not None, "a run that goes on has an agent"
+        once = live.driven_by.calls.once
         if send.waiting is None:
-            await self._begin(live, live.calls.once, send.request, send.key)
+            await self._begin(live, once, send.request, send.key)
             return
 
-        await self.tell(live, await live.calls.once.respond(send.waiting, send.request))
+        await self.tell(live, await once.respond(send.waiting, send.request))
 
     async def _invoke(self, live: LiveRun, request: InputRequest) -> None:
-        assert live.invoke is not None, "the machine knows no tools but the agent's"
         since = self.clock.now()
-        seen = await live.invoke(request)
+        seen = await invoke(live.driven_by.tools, live.record, request)
         self._hooks.called(live, request, getattr(seen, "output", None), self.clock.now() - since)
         await self.tell(live, seen)
 

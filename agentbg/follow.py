@@ -26,7 +26,8 @@ from .core.model import StartRequest
 from .core.run import Run
 from .core.states import Phase
 from .core.update import AgentRunResponseUpdate
-from .invoking import Invoking
+from .invoking import invoke
+from .tools import Toolset
 
 Observations = AsyncGenerator[Observation, None]
 
@@ -85,11 +86,11 @@ class Pilot:
     with False before the consumer has seen it, with True afterwards.
     """
 
-    def __init__(self, run: Run, calls: Calls, invoke: Invoking, clock: Clock, note: Callable[[bool], object]) -> None:
+    def __init__(self, run: Run, calls: Calls, tools: Toolset, clock: Clock, note: Callable[[bool], object]) -> None:
         self.run = run
         self.undone: deque[Command] = deque()
         """What the machine wants done, and takes for done."""
-        self._calls, self._invoke, self._clock, self._note = calls, invoke, clock, note
+        self._calls, self._tools, self._clock, self._note = calls, tools, clock, note
         self._wake_at: float | None = None
         self._poll_now = False
         self._stream: Observations | None = None
@@ -132,7 +133,7 @@ class Pilot:
             case Detach():
                 await self._hang_up()
             case Invoke(request):
-                self._working.add(asyncio.ensure_future(self._invoke(request)))
+                self._working.add(asyncio.ensure_future(invoke(self._tools, self.run.record, request)))
             case Send(request, _, waiting) if waiting is not None:
                 self._working.add(asyncio.ensure_future(self._calls.respond(waiting, request)))
             case Send(request, key):

@@ -48,6 +48,8 @@ class BackgroundHandle(Generic[T]):
     alive. Only `cancel` cancels it.
     """
 
+    __slots__ = ("__weakref__", "_driver", "_live")
+
     def __init__(self, driver: Driver, live: LiveRun) -> None:
         self._driver = driver
         self._live = live
@@ -189,7 +191,7 @@ class BackgroundHandle(Generic[T]):
             return ResumableStream(self._driver.read(self._live, after), lasting=True)
 
         whole = functools.partial(self._driver.read, self._live, 0)
-        return ResumableStream(Partials(self._live.read_partial, whole, after), lasting=True)
+        return ResumableStream(Partials(self._live.ways and self._live.ways.read_partial, whole, after), lasting=True)
 
     # --- working ---
 
@@ -221,7 +223,7 @@ class BackgroundHandle(Generic[T]):
 
     def _require_agent(self, *, waiting: bool = False) -> None:
         over = self.status.terminal if waiting else self.done()
-        if not over and self._live.calls is None:
+        if not over and self._live.ways is None:
             raise UsageError(
                 f"Run {self.id} belongs to the agent {self._live.record.agent!r}, which this runtime does not know, or "
                 f"knows at another service: pass it to AgentRuntime(agents=[…]) with the provider and URL that it had."

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 from .calls import Calls
-from .core.messages import Invoked, InvokeFailed
 from .core.model import RunRef
-from .core.requests import InputRequest
 from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import AgentBGError
 from .partials import ReadPartial
 from .reader import Reader
 from .stores.base import Store
+from .tools import Toolset
 
-Invoke = Callable[[InputRequest], Awaitable[Invoked | InvokeFailed]]
+_NEVER = -inf
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What all runs of one agent share: the ways to its service and to its tools, and how its answers are read."""
+
+    calls: Calls
+    tools: Toolset
+    read_partial: ReadPartial | None
+    """How an answer is read before it is whole; None for an agent without an output type."""
 
 
 class Bell:
@@ -28,20 +38,24 @@ class Bell:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[None], None] = {}  # an empty set weighs three times as much
+        self._waiting: dict[asyncio.Future[None], None] | None = None
 
     async def wait(self) -> None:
         """Wait for the next ring. Raises the error that it rings with."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiting is None:
+            self._waiting = {}
+
         self._waiting[waiting] = None
         try:
             await waiting
         finally:
-            self._waiting.pop(waiting, None)
+            self._waiting.pop(waiting)
+            self._waiting = self._waiting or None
 
     def ring(self, error: BaseException | None = None) -> None:
         """Wake those who wait now."""
-        for waiting in self._waiting:
+        for waiting in self._waiting or ():
             if waiting.done():
                 continue
 
@@ -89,18 +103,21 @@ def resolve(made: asyncio.Future[None] | None, error: Exception | None = None) -
 
 
 class LiveRun:
-    """One run that handles look at and the driver drives. All handles of a run share it."""
+    """One run that handles look at and the driver drives. All handles of a run share it.
 
-    def __init__(
-        self, run: Run, calls: Calls | None, invoke: Invoke | None = None, read_partial: ReadPartial | None = None
-    ) -> None:
+    There may be a hundred thousand: what few runs have at a time is made when it is needed.
+    """
+
+    __slots__ = (
+        "_calls_under_way", "_on_settled", "_readers", "_rests", "announced", "bell", "cancelling", "committed",
+        "interval", "lock", "lost", "news", "reconnects", "record", "restarts_until", "run", "settled", "started",
+        "stream", "ways",
+    )  # fmt: skip
+
+    def __init__(self, run: Run, ways: Ways | None) -> None:
         self.run = run
-        self.calls = calls
-        """The way to its service; None where no agent is known, so that the run can only be looked at."""
-        self.invoke = invoke
-        """The way to its tools."""
-        self.read_partial = read_partial
-        """How its answer is read before it is whole; None where no agent is known, or its agent has no output type."""
+        self.ways = ways
+        """None where no agent is known, so that the run can only be looked at."""
         self.record = run.record
         self.settled = not run.record.status.live
         """True when the run has ended or waits for its user, and the store knows."""
@@ -108,23 +125,23 @@ class LiveRun:
         """Held from an observation to the end of its commands: commits keep the order of what happened."""
         self.stream: asyncio.Task[None] | None = None
         self.started: asyncio.Future[None] | None = None
+        """Kept when the start is answered: whoever submitted the run here waits for it."""
         self.announced = False
         """The hooks know of the start."""
         self.cancelling: asyncio.Future[None] | None = None
         self.lost: AgentBGError | None = None
         """Why this process does not drive the run any more, although it is live."""
-        self.restarts_until = -inf
+        self.restarts_until = _NEVER
         """Up to this Unix time the run may be started again, should its service lose it."""
         self.bell, self.news = Bell(), Bell()
         """Rung when the run is settled, or cannot be; and, for those who stream, at each update, too."""
         self.committed, self.reconnects, self.interval = run.record.position.seq, 0, 0.0
         """The seq of the last update that was published; connections made to take the stream up again; for how many
         seconds the run wanted to be left alone the last time."""
-        self._readers: list[weakref.ref[Reader]] = []
-        self._on_settled: list[Callable[[], object]] = []
-        self._calls_under_way: dict[asyncio.Future[None], None] = {}
-        self.rests: dict[int, Callable[[], object]] = {}
-        """Called each time the run comes to rest: it has ended, or waits for its user. By the id of who is told."""
+        self._readers: list[weakref.ref[Reader]] | None = None
+        self._on_settled: list[Callable[[], object]] | None = None
+        self._calls_under_way: dict[asyncio.Future[None], None] | None = None
+        self._rests: dict[int, Callable[[], object]] | None = None
 
     @property
     def id(self) -> str:
@@ -132,11 +149,16 @@ class LiveRun:
         return self.record.id
 
     @property
+    def driven_by(self) -> Ways:
+        """The ways of a run that is driven."""
+        assert self.ways is not None, "a run without an agent is not driven"
+        return self.ways
+
+    @property
     def service(self) -> tuple[Calls, RunRef]:
         """Where to ask about the run. Only a run that was started, and whose agent is known, has it."""
-        assert self.calls is not None, "a run without an agent is not driven"
         assert self.record.ref is not None, "the machine asks nothing of a run before its ref is known"
-        return self.calls, self.record.ref
+        return self.driven_by.calls, self.record.ref
 
     def publish(self, updates: Sequence[AgentRunResponseUpdate]) -> None:
         """Hand on updates that the store has taken."""
@@ -144,7 +166,7 @@ class LiveRun:
             return
 
         self.committed = updates[-1].seq
-        for each in self._readers:
+        for each in self._readers or ():
             if (reader := each()) is not None:
                 reader.put(updates)
 
@@ -152,19 +174,22 @@ class LiveRun:
 
     def work(self, call: asyncio.Future[None]) -> None:
         """A call of a tool is under way."""
+        if self._calls_under_way is None:
+            self._calls_under_way = {}
+
         self._calls_under_way[call] = None
-        call.add_done_callback(lambda done: self._calls_under_way.pop(done, None))
+        call.add_done_callback(self._calls_under_way.pop)
 
     def hang_up(self) -> None:
         """Nobody waits for the calls under way any more."""
-        for call in list(self._calls_under_way):
+        for call in list(self._calls_under_way or ()):
             if call is not asyncio.current_task():
                 call.cancel()
 
     def settle(self) -> None:
         """The result is stored: wake all who wait for it."""
         self.settled = True
-        for rest in self.rests.values():
+        for rest in (self._rests or {}).values():
             rest()
 
         resolve(self.cancelling)
@@ -188,10 +213,16 @@ class LiveRun:
         self.bell.ring(error)
         self.news.ring(error)
 
+    def at_rest(self, who: int, call: Callable[[], object]) -> None:
+        """Call each time the run comes to rest: it has ended, or waits for its user. One call for each who is told."""
+        self._rests = {**(self._rests or {}), who: call}
+
     def when_settled(self, call: Callable[[], object]) -> None:
         """Call back once when there is nothing more to wait for; at once when there is nothing now."""
         if self.settled or self.lost is not None:
             call()
+        elif self._on_settled is None:
+            self._on_settled = [call]
         else:
             self._on_settled.append(call)
 
@@ -206,6 +237,9 @@ class LiveRun:
     def read(self, store: Store, after: int) -> Reader:
         """All updates with a seq above `after`, as they are published or from the store, until the last."""
         reader = Reader(self, store, after)
+        if self._readers is None:
+            self._readers = []
+
         self._readers.append(weakref.ref(reader, self._readers.remove))
         return reader
 
@@ -217,8 +251,8 @@ class LiveRun:
         return update
 
     def _announce(self) -> None:
-        calls, self._on_settled = self._on_settled, []
-        for call in calls:
+        calls, self._on_settled = self._on_settled, None
+        for call in calls or ():
             try:
                 call()
             except Exception as error:  # noqa: BLE001  a user's: it is neither the run's trouble nor the other callbacks'

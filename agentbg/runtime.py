@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from .agent import Agent
 from .clock import Clock, SystemClock
@@ -24,8 +25,7 @@ from .gate import Gates
 from .handle import BackgroundHandle
 from .hooks import Hook, Hooks
 from .inputs import Input, read_input
-from .invoking import Invoking
-from .live import LiveRun, heard, outlast
+from .live import LiveRun, Ways, heard, outlast
 from .options import AgentRunOptions
 from .providers.base import Cap
 from .stores.base import Store
@@ -69,6 +69,7 @@ class AgentRuntime:
         self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._agents: dict[str, Agent[Any]] = {}
+        self._ways: WeakKeyDictionary[Agent[Any], Ways] = WeakKeyDictionary()  # an agent may be made for one run only
         self._taking: dict[Hashable, asyncio.Future[LiveRun]] = {}
         self._draw = draw
         observed = Hooks(hooks, lambda live: BackgroundHandle(self._driver, live))
@@ -148,7 +149,7 @@ class AgentRuntime:
             return BackgroundHandle(self._driver, live)
 
         turn = thread.begin(read_input(input), record.id, record.request)
-        live.rests[id(turn)] = partial(thread.take, turn, record)
+        live.at_rest(id(turn), partial(thread.take, turn, record))
         try:
             await self._driver.start(live, record.request)
         except AgentBGError:
@@ -250,7 +251,7 @@ class AgentRuntime:
 
     def _tie(self, thread: AgentThread, live: LiveRun) -> None:
         turn = thread.adopt(live.record)
-        live.rests[id(turn)] = partial(thread.take, turn, live.record)
+        live.at_rest(id(turn), partial(thread.take, turn, live.record))
         turn.take(live.record, seen=live.settled)
 
     # --- taking up ---
@@ -320,17 +321,20 @@ class AgentRuntime:
             parse=agent.parse if agent else None,
             tools=agent.tooling(thread, record.request) if agent else None,
         )
-        live = LiveRun(
-            run,
-            agent.calls(self._stream.idle, self._gates.of(agent.provider)) if agent else None,
-            Invoking(agent.tools, record) if agent else None,
-            agent.read_partial if agent else None,
-        )
+        live = LiveRun(run, self._ways_of(agent) if agent else None)
         if agent is not None and agent.name == record.agent and Cap.IDEMPOTENT_START in agent.provider.caps:
             bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)
             live.restarts_until = min(bound or inf for bound in bounds)
 
         return live
+
+    def _ways_of(self, agent: Agent[Any]) -> Ways:
+        ways = self._ways.get(agent)
+        if ways is None:
+            calls = agent.calls(self._stream.idle, self._gates.of(agent.provider))
+            ways = self._ways[agent] = Ways(calls, agent.tools, agent.read_partial)
+
+        return ways
 
     def _agent_of(self, record: RunRecord) -> Agent[Any] | None:
         """The known agent of this name, if it still talks to the service that the run lives at."""

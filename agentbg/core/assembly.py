@@ -38,18 +38,9 @@ class Assembly:
     """The delivered part of one run's answer. `said` is the text of its earlier rounds, as far as it is known."""
 
     __slots__ = (
-        "_began_at",
-        "_from_start",
-        "_furthest",
-        "_inherited",
-        "_parts",
-        "_resent",
-        "_said",
-        "dropped",
-        "fresh",
-        "issuer",
-        "position",
-    )
+        "_began_at", "_from_start", "_furthest", "_inherited", "_parts", "_resent", "_said", "dropped", "fresh",
+        "issuer", "position",
+    )  # fmt: skip
 
     def __init__(self, position: Position = Position(), said: str = "") -> None:
         self.position = position

@@ -16,18 +16,9 @@ class Contact:
     """One poll and one stream at most are under way at a time; how they fared says when the next is due."""
 
     __slots__ = (
-        "_draw",
-        "_dry",
-        "_faults",
-        "_outdated",
-        "_poll",
-        "_stream",
-        "attached",
-        "error",
-        "failing_since",
-        "hint",
+        "_draw", "_dry", "_faults", "_outdated", "_poll", "_stream", "attached", "error", "failing_since", "hint",
         "polling",
-    )
+    )  # fmt: skip
 
     def __init__(self, poll: PollPolicy, stream: StreamPolicy, draw: Draw) -> None:
         self._poll, self._stream, self._draw = poll, stream, draw

@@ -58,17 +58,9 @@ class Run:
     """One run. Feed it what happened; do what it says."""
 
     __slots__ = (
-        "_last_change",
-        "_last_seen",
-        "_moves",
-        "_parse",
-        "_poll",
-        "_started",
-        "assembly",
-        "contact",
-        "dialogue",
+        "_last_change", "_last_seen", "_moves", "_parse", "_poll", "_started", "assembly", "contact", "dialogue",
         "record",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -89,7 +81,7 @@ class Run:
         self._poll, self._parse = poll, parse
         self._started = now - age
         known_since = now if record.request is None else self._started + record.renewed  # a token's may be of any age
-        deadline = min(self._own_deadline, known_since + _or_ever(poll.max_age))
+        deadline = min(self._started + record.allowed, known_since + _or_ever(poll.max_age))
         self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, self._started, deadline)
         # When the service last knew the run. One that was streamed may have ended just now, and be unknown for a while.
         self._last_seen = now if record.stream else self._started
@@ -300,7 +292,7 @@ class Run:
             return []
 
         self._last_change = now
-        self._moves.deadline = min(self._own_deadline, now + _or_ever(self._poll.max_age))
+        self._moves.deadline = min(self._started + self.record.allowed, now + _or_ever(self._poll.max_age))
         return self._go_on(now, self.dialogue.answered(seen.answers))
 
     # --- what snapshots do ---
@@ -434,10 +426,6 @@ class Run:
 
         if self.assembly.position.seq != before.seq:
             self._last_change = now
-
-    @property
-    def _own_deadline(self) -> float:
-        return self._started + self.record.allowed
 
     def _wants_stream(self) -> bool:
         return self.record.may_stream and not self.contact.attached
