@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any, Generic, Self, TypeVar, cast, overload
-from uuid import uuid4
 
 from .asking import Asking, Means
 from .calls import Calls
 from .clock import Clock, SystemClock
-from .core.model import JSON, StartRequest
+from .core.model import JSON, RunRef, StartRequest
 from .core.record import RunRecord
 from .core.response import AgentRunResponse
 from .core.rounds import MAX_ROUNDS, FollowUp, Tooling, ToolRule
@@ -127,6 +127,7 @@ class Agent(Generic[T]):
         self.name = name
         self.instructions = instructions
         self._options = check_defaults(options or AgentRunOptions())
+        self._background = AgentRunOptions(allow_background_responses=True).over(self._options)
         self.tools = Toolset(tools)
         self.max_rounds = max_rounds
         self._rules = {
@@ -135,6 +136,9 @@ class Agent(Generic[T]):
         self._output: Output[T] | None = None if output_type in (None, str) else Output(output_type)
         self.read_partial: ReadPartial | None = None if self._output is None else self._output.partial
         """How a text that may not be whole yet is read."""
+        self.parse: Callable[[str], T] | None = None if self._output is None else self._output.parse
+        """Makes the output type's instance of a final text, or raises pydantic's ValidationError."""
+        self._toolings = {how: Tooling(self._rules, max_rounds, how) for how in FollowUp}
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._retry = retry or RetryPolicy()
         self._clock = clock or SystemClock()
@@ -223,22 +227,24 @@ class Agent(Generic[T]):
     def request(
         self, input: Input, thread: AgentThread | None = None, options: AgentRunOptions | None = None
     ) -> StartRequest:
-        """What to send to start a run. Raises UsageError for what cannot be sent: nothing, or what is no JSON."""
+        """What to send to start a run; without options, in the background. Raises UsageError for what cannot be sent:
+        nothing, or what is no JSON."""
         messages = read_input(input)
-        options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
+        options = options.over(self._options) if options is not None else self._background
         if "stream" in options.extra:
             raise UsageError("Whether a run is streamed is said by the call: run_streaming, or submit(…, stream=True).")
 
         if thread is not None:
             thread.require_idle()
 
-        template = self._template(options, thread)
-        before = thread.items if thread is not None and template.whole else ()
-        request = replace(
-            template,
-            input=[*before, *(message.item for message in messages)],
+        whole = not self._keeps(thread, options)
+        before = thread.items if thread is not None and whole else ()
+        request = self._request(
+            [*before, *(message.item for message in messages)],
+            thread,
+            options,
             background=bool(options.extra.get("background", options.allow_background_responses)),
-            previous=thread.last if thread is not None and not template.whole else None,
+            previous=thread.last if thread is not None and not whole else None,
         )
         require_json([request.input, request.tools, request.extra, request.metadata])
         return request
@@ -254,16 +260,16 @@ class Agent(Generic[T]):
         That follows from the `request` that the run was started with, as the runtime or the thread knows it; else from
         these options.
         """
-        template = request or (thread.request if thread is not None else None)
-        if template is None:
-            options = (options or AgentRunOptions(allow_background_responses=True)).over(self._options)
-            said = [*thread.items, *thread.pending] if thread is not None else ()
-            template = replace(self._template(options, thread), input=said)
+        if request is not None:
+            return self._toolings[self._follow_up(request)]
 
-        caps = self.provider.caps
-        whole = template.whole or Cap.PREVIOUS not in caps
-        follow_up = FollowUp.SAME if Cap.RESPOND in caps else FollowUp.WHOLE if whole else FollowUp.PREVIOUS
-        return Tooling(self._rules, self.max_rounds, follow_up, template)
+        template = thread.request if thread is not None else None
+        if template is None:
+            options = options.over(self._options) if options is not None else self._background
+            said = [*thread.items, *thread.pending] if thread is not None else ()
+            template = self._request(said, thread, options)
+
+        return replace(self._toolings[self._follow_up(template)], template=template)
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
         """A new record: of a run to be started by `request`, or of one that a token stands for."""
@@ -283,17 +289,20 @@ class Agent(Generic[T]):
 
         return record
 
-    def parse(self, text: str) -> T:
-        """A final text as an instance of the output type. Raises pydantic's ValidationError."""
-        return cast("T", text) if self._output is None else self._output.parse(text)
-
     # --- small parts ---
 
-    def _template(self, options: AgentRunOptions, thread: AgentThread | None) -> StartRequest:
-        """A request without its input."""
+    def _request(
+        self,
+        input: Sequence[JSON],
+        thread: AgentThread | None,
+        options: AgentRunOptions,
+        *,
+        background: bool = True,
+        previous: RunRef | None = None,
+    ) -> StartRequest:
         kept = thread is not None and thread.conversation is not None and not thread.client_side
         return StartRequest(
-            input=(),
+            input=input,
             instructions=self.instructions,
             tools=self.tools.definitions,
             output_schema=self._output.schema if self._output else None,
@@ -305,7 +314,16 @@ class Agent(Generic[T]):
             service_tier=options.service_tier,
             metadata=options.metadata,
             include=options.include,
+            background=background,
+            previous=previous,
         )
+
+    def _follow_up(self, request: StartRequest) -> FollowUp:
+        caps = self.provider.caps
+        if Cap.RESPOND in caps:
+            return FollowUp.SAME
+
+        return FollowUp.WHOLE if request.whole or Cap.PREVIOUS not in caps else FollowUp.PREVIOUS
 
     def _keeps(self, thread: AgentThread | None, options: AgentRunOptions) -> bool:
         """True when the service has what was said in the thread so far, under a name, and keeps what is said now."""
@@ -392,4 +410,4 @@ def resume_stream(
 
 def new_run_id() -> str:
     """An id for a run: ours, unique, and no secret."""
-    return f"run_{uuid4().hex}"
+    return f"run_{token_hex(16)}"

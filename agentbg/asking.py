@@ -40,7 +40,7 @@ class Means:
     poll: PollPolicy
     stream: StreamPolicy
     clock: Clock
-    parse: Callable[[str], Any]
+    parse: Callable[[str], Any] | None
 
 
 @dataclass(slots=True)

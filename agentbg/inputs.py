@@ -34,6 +34,7 @@ A text that is neither a URL nor an id is a path; a Path is always one."""
 MAX_BYTES = 50_000_000
 """OpenAI takes files of less than 50 MB, and no more than that in one request."""
 
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _URL = re.compile(r"(?:https?|data):", re.IGNORECASE)
 _FILE_ID = re.compile(r"file[-_][A-Za-z0-9]+")
 _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = (
@@ -199,7 +200,7 @@ def read_input(input: Input) -> list[Message]:
 def require_json(value: Any) -> None:
     """Found before it is sent, since a start that breaks on its way could not be told from one that was lost."""
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _STRICT.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"The request cannot be written as JSON: {error}. Use dictionaries, lists, texts that UTF-8 can carry, "

@@ -136,8 +136,10 @@ class AgentRuntime:
         if thread is not None:
             await self._bring_up_to_date(thread)
 
-        background = replace(options or AgentRunOptions(), allow_background_responses=True)
-        record = agent.record(None, self.clock.wall(), agent.request(input, thread, background))
+        if options is not None:
+            options = replace(options, allow_background_responses=True)
+
+        record = agent.record(None, self.clock.wall(), agent.request(input, thread, options))
         record.stream = stream
         record.epoch = 1
         record.deadline_at = None if deadline is None else record.created_at + deadline
