@@ -93,9 +93,9 @@ class Driver:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
         self._spawn(live, self._start(live, request))
         self.runs[live.id] = live
-        live.started = promise()
-        self._host.take_care(live.started)
-        await asyncio.shield(live.started)
+        live.started = started = promise()
+        self._host.take_care(started)
+        await asyncio.shield(started)
 
     async def take_up(self, live: LiveRun) -> None:
         """Go on with a run that was started before. Raises what keeps it from being driven; it is let go of then.
@@ -348,17 +348,20 @@ class Driver:
 
     def _report_start(self, live: LiveRun, seen: Observation) -> None:
         """Let whoever submitted the run know how its start went."""
-        if live.started is None or live.started.done():
+        if live.started is None:
             return
 
         try:
             raise_if_not_started(seen, live.id)
         except AgentBGError as error:
             resolve(live.started, error)
-            return
+        else:
+            if live.record.ref is None and not live.settled:
+                return
 
-        if live.record.ref is not None or live.settled:
             resolve(live.started)
+
+        live.started = None
 
     # --- hosting ---
 

@@ -109,7 +109,8 @@ class Dialogue:
         record = self._record
         updates = self.assembly.close_round(snapshot, event)
         if not self.between:
-            record.rounds.append(open_round(snapshot, record.ref, self.assembly.position, self._tools.rules))
+            closed = open_round(snapshot, record.ref, self.assembly.position, self._tools.rules)
+            record.rounds = [*record.rounds, closed]
 
         kept = Snapshot(record.ref, snapshot.status, snapshot.raw_status, error=snapshot.error, raw=snapshot.raw)
         record.snapshot = kept
@@ -125,7 +126,7 @@ class Dialogue:
             self.reissue()
             shown = Snapshot(closed.ref, RunStatus.INPUT_REQUIRED, "", closed.text, closed.items)
             updates += self.assembly.close_round(shown)
-            record.rounds.append(replace(closed, position=self.assembly.position))
+            record.rounds = [*record.rounds, replace(closed, position=self.assembly.position)]
             if closed.sent:
                 self.assembly.begin_round(said(record.rounds))
 
@@ -198,7 +199,7 @@ class Dialogue:
         Any other has begun one, even where it gives all its runs the same name."""
         rounds = self._record.rounds
         if rounds and rounds[-1].ref == ref and self._tools.follow_up is FollowUp.SAME:
-            self.assembly.go_back(rounds.pop().position, said(rounds))
+            self._reopen()
 
         self._record.ref = ref
         self.reissue()
@@ -207,7 +208,7 @@ class Dialogue:
         """Nothing follows. The service's own last word is about the round that was closed; ours comes after it."""
         rounds = self._record.rounds
         if self.between and final:
-            self.assembly.go_back(rounds.pop().position, said(rounds))
+            self._reopen()
         elif self.between:
             rounds[-1].sent = True
             self.assembly.begin_round(said(rounds))
@@ -227,6 +228,12 @@ class Dialogue:
             shown.usage,
             raw=shown.raw,
         )
+
+    def _reopen(self) -> None:
+        """The last round is the present one again."""
+        *before, last = self._record.rounds
+        self._record.rounds = before
+        self.assembly.go_back(last.position, said(before))
 
     def _issuer(self, ref: RunRef | None) -> TokenIssuer | None:
         """None for a run that nobody can resume: it has no name yet, or runs in the foreground. One that has closed its

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, cast
 
@@ -115,6 +115,13 @@ class Snapshot:
     def hides(self) -> bool:
         """True for a run that was cut short and whose service does not show what there was of it."""
         return self.status is not RunStatus.COMPLETED and not self.items and not self.text
+
+    @property
+    def kept(self) -> Snapshot | None:
+        """What a run that goes on keeps of it: what it has said. Its status is in the record, and the service's own
+        object says little more than what was asked; it weighs as much as all that is ours of a run."""
+        told = self.text or self.items or self.error or self.usage
+        return replace(self, poll_after=None, raw={}) if told else None
 
     @property
     def lost(self) -> bool:

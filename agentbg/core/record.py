@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -43,7 +44,7 @@ class RunRecord:
     polls: int = 0
     snapshot: Snapshot | None = None
     """The latest that is worth keeping; the final one once the run has ended."""
-    rounds: list[Round] = field(default_factory=list[Round])
+    rounds: Sequence[Round] = ()
     """Those that ended in requests. `ref` and `snapshot` are the present round's, and `ref` is the last one's of these
     until the answers are sent."""
     renewed_at: float | None = None

@@ -319,7 +319,7 @@ class Run:
 
         if updates or news:
             self._last_change = now
-            self.record.snapshot = snapshot
+            self.record.snapshot = snapshot.kept
 
         commit = [Commit(self._keep(updates))] if updates or news or first else []
         return [*commit, *self._moves.move(Signal.STREAMABLE if self._wants_stream() else Signal.ALIVE, now)]

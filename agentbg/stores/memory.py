@@ -29,7 +29,7 @@ class _Run:
 
     @classmethod
     def of(cls, record: RunRecord) -> _Run:
-        head = replace(record, request=None, ref=None, snapshot=None, metadata={}, rounds=[])
+        head = replace(record, request=None, ref=None, snapshot=None, metadata={}, rounds=())
         return cls(head, remote_ids(record), encode_state(record), encode_request(record.request))
 
     def record(self) -> RunRecord:
