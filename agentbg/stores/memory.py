@@ -4,45 +4,92 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from itertools import islice
+from operator import attrgetter
+from typing import Any
 
+from ..core.model import StartRequest
 from ..core.record import RunRecord
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 from . import _refusals
 from .codec import decode_record, decode_update, encode_request, encode_state, encode_update, remote_ids
 
+_EMPTY: dict[str, Any] = {}  # never handed out
+_fields_of = attrgetter(*(field.name for field in fields(RunRecord)))
+
+
+@dataclass(slots=True)
+class _Journal:
+    """The updates of a run, serialised."""
+
+    payloads: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    seqs: list[int] = field(default_factory=list[int])
+    """Its keys, ascending."""
+
+    def add(self, seq: int, payload: bytes) -> None:
+        if not self.seqs or seq > self.seqs[-1]:
+            self.payloads[seq] = payload
+            self.seqs.append(seq)
+        elif seq not in self.payloads:
+            self.payloads[seq] = payload
+            insort(self.seqs, seq)
+
+    def read(self, after: int, limit: int) -> list[AgentRunResponseUpdate]:
+        start = bisect_right(self.seqs, after)
+        return [decode_update(seq, self.payloads[seq]) for seq in self.seqs[start : start + limit]]
+
 
 @dataclass(slots=True)
 class _Run:
-    """One run, serialised: what a caller does to its own copy later reaches nobody else's."""
+    """One run: what a caller does to its own copy later reaches nobody else's."""
 
     head: RunRecord
-    """What runs are looked up by, without all that could be shared with the caller."""
-    remote_ids: Sequence[str]
-    state: bytes
+    """A copy, without all that could be shared with the caller."""
+    state: bytes | None
+    """The record, serialised; None where `head` says all of it."""
     request: bytes | None
-    journal: dict[int, bytes] = field(default_factory=dict[int, bytes])
-    seqs: list[int] = field(default_factory=list[int])
-    """The keys of the journal, ascending."""
+    asked: StartRequest | None
+    """What `request` was written from, while the run goes on: it is not written again with every save."""
+    earlier_ids: Sequence[str] = ()
+    """What the service called the run's closed rounds."""
+    journal: _Journal | None = None
 
     @classmethod
-    def of(cls, record: RunRecord) -> _Run:
-        head = replace(record, request=None, ref=None, snapshot=None, metadata={}, rounds=())
-        return cls(head, remote_ids(record), encode_state(record), encode_request(record.request))
+    def of(cls, record: RunRecord, before: _Run | None = None) -> _Run:
+        head = RunRecord(*_fields_of(record))
+        head.request, head.snapshot, head.rounds, head.metadata = None, None, (), _EMPTY
+        whole = record.snapshot is None and not record.rounds and not record.metadata
+        same = before is not None and before.asked is record.request
+        return cls(
+            head,
+            None if whole else encode_state(record),
+            before.request if before and same else encode_request(record.request),
+            record.request if record.status.live else None,
+            remote_ids(record) if record.rounds else (),
+            before.journal if before else None,
+        )
 
     def record(self) -> RunRecord:
-        last = self.seqs[-1] if self.seqs else None
-        return decode_record(self.state, self.request, self.head.epoch, last, self.journal.get(last or 0))
+        state = encode_state(self.head) if self.state is None else self.state
+        if self.journal is None:
+            return decode_record(state, self.request, self.head.epoch)
 
-    def append(self, seq: int, payload: bytes) -> None:
-        if not self.seqs or seq > self.seqs[-1]:
-            self.journal[seq] = payload
-            self.seqs.append(seq)
-        elif seq not in self.journal:
-            self.journal[seq] = payload
-            insort(self.seqs, seq)
+        last = self.journal.seqs[-1]
+        return decode_record(state, self.request, self.head.epoch, last, self.journal.payloads[last])
+
+    def bears(self, remote_id: str) -> bool:
+        """True when this is, or was, its id at its service."""
+        return (self.head.ref is not None and self.head.ref.id == remote_id) or remote_id in self.earlier_ids
+
+    def append(self, payloads: Sequence[tuple[int, bytes]]) -> None:
+        if payloads and self.journal is None:
+            self.journal = _Journal()
+
+        for seq, payload in payloads:
+            assert self.journal is not None, "made above"
+            self.journal.add(seq, payload)
 
 
 class MemoryStore:
@@ -89,15 +136,13 @@ class MemoryStore:
         run = self._own(record)
         # All is encoded before anything is kept: a part that is not JSON must not leave half a save behind.
         payloads = [(update.seq, encode_update(update)) for update in updates]
-        self._runs[record.id] = replace(_Run.of(record), journal=run.journal, seqs=run.seqs)
-        for seq, payload in payloads:
-            run.append(seq, payload)
+        self._runs[record.id] = run = _Run.of(record, run)
+        run.append(payloads)
 
     async def append(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate]) -> None:
         """Keep these updates, and their position. Raises RunUnknown, and Fenced for an older epoch."""
         run = self._own(record)
-        for seq, payload in [(update.seq, encode_update(update)) for update in updates]:
-            run.append(seq, payload)
+        run.append([(update.seq, encode_update(update)) for update in updates])
 
     async def load(self, run_id: str) -> RunRecord:
         """The run's record as it is now. Raises RunUnknown."""
@@ -122,16 +167,15 @@ class MemoryStore:
         """The newest run with this id at this service, or None."""
         service = (provider, endpoint)
         for run in self._newest_first():
-            if remote_id in run.remote_ids and (run.head.provider, run.head.endpoint) == service:
+            if run.bears(remote_id) and (run.head.provider, run.head.endpoint) == service:
                 return run.record()
 
         return None
 
     async def read(self, run_id: str, *, after: int = 0, limit: int = 256) -> Sequence[AgentRunResponseUpdate]:
         """At most `limit` updates with a seq above `after`. Raises RunUnknown."""
-        run = self._run(run_id)
-        start = bisect_right(run.seqs, after)
-        return [decode_update(seq, run.journal[seq]) for seq in run.seqs[start : start + limit]]
+        journal = self._run(run_id).journal
+        return [] if journal is None else journal.read(after, limit)
 
     async def delete(self, run_id: str) -> None:
         """Forget a run and its journal, if it is there."""
