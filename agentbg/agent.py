@@ -138,7 +138,8 @@ class Agent(Generic[T]):
         """How a text that may not be whole yet is read."""
         self.parse: Callable[[str], T] | None = None if self._output is None else self._output.parse
         """Makes the output type's instance of a final text, or raises pydantic's ValidationError."""
-        self._toolings = {how: Tooling(self._rules, max_rounds, how) for how in FollowUp}
+        self._stateless = Cap.PREVIOUS not in provider.caps
+        self._toolings = {whole: Tooling(self._rules, max_rounds, self._follow_up(whole)) for whole in (True, False)}
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
         self._retry = retry or RetryPolicy()
         self._clock = clock or SystemClock()
@@ -243,6 +244,7 @@ class Agent(Generic[T]):
             [*before, *(message.item for message in messages)],
             thread,
             options,
+            whole=whole,
             background=bool(options.extra.get("background", options.allow_background_responses)),
             previous=thread.last if thread is not None and not whole else None,
         )
@@ -261,15 +263,15 @@ class Agent(Generic[T]):
         these options.
         """
         if request is not None:
-            return self._toolings[self._follow_up(request)]
+            return self._toolings[request.whole]
 
         template = thread.request if thread is not None else None
         if template is None:
             options = options.over(self._options) if options is not None else self._background
             said = [*thread.items, *thread.pending] if thread is not None else ()
-            template = self._request(said, thread, options)
+            template = self._request(said, thread, options, whole=not self._keeps(thread, options))
 
-        return replace(self._toolings[self._follow_up(template)], template=template)
+        return replace(self._toolings[template.whole], template=template)
 
     def record(self, token: ContinuationToken | None, wall: float, request: StartRequest | None) -> RunRecord:
         """A new record: of a run to be started by `request`, or of one that a token stands for."""
@@ -297,6 +299,7 @@ class Agent(Generic[T]):
         thread: AgentThread | None,
         options: AgentRunOptions,
         *,
+        whole: bool,
         background: bool = True,
         previous: RunRef | None = None,
     ) -> StartRequest:
@@ -308,7 +311,7 @@ class Agent(Generic[T]):
             output_schema=self._output.schema if self._output else None,
             output_strict=self._output is not None and self._output.strict,
             extra={"conversation": thread.conversation, **options.extra} if thread and kept else options.extra,
-            whole=not self._keeps(thread, options),
+            whole=whole,
             reasoning_effort=options.reasoning_effort,
             max_output_tokens=positive(options.max_output_tokens),
             service_tier=options.service_tier,
@@ -318,16 +321,15 @@ class Agent(Generic[T]):
             previous=previous,
         )
 
-    def _follow_up(self, request: StartRequest) -> FollowUp:
-        caps = self.provider.caps
-        if Cap.RESPOND in caps:
+    def _follow_up(self, whole: bool) -> FollowUp:
+        if Cap.RESPOND in self.provider.caps:
             return FollowUp.SAME
 
-        return FollowUp.WHOLE if request.whole or Cap.PREVIOUS not in caps else FollowUp.PREVIOUS
+        return FollowUp.WHOLE if whole or self._stateless else FollowUp.PREVIOUS
 
     def _keeps(self, thread: AgentThread | None, options: AgentRunOptions) -> bool:
         """True when the service has what was said in the thread so far, under a name, and keeps what is said now."""
-        unstored = Cap.PREVIOUS not in self.provider.caps or options.extra.get("store") is False
+        unstored = self._stateless or options.extra.get("store") is False
         if unstored or (thread is not None and thread.client_side):
             return False
 

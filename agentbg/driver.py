@@ -95,7 +95,14 @@ class Driver:
         self.runs[live.id] = live
         live.started = started = promise()
         self._host.take_care(started)
-        await asyncio.shield(started)
+        try:
+            await started
+        except asyncio.CancelledError:
+            if live.started is started:  # nobody waits for it any more, but for who closes the runtime
+                live.started = promise()
+                self._host.take_care(live.started)
+
+            raise
 
     async def take_up(self, live: LiveRun) -> None:
         """Go on with a run that was started before. Raises what keeps it from being driven; it is let go of then.

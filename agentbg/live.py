@@ -28,6 +28,8 @@ class Ways:
 
     calls: Calls
     tools: Toolset
+    restarts: bool
+    """A start may be sent again."""
     read_partial: ReadPartial | None
     """How an answer is read before it is whole; None for an agent without an output type."""
 
@@ -85,14 +87,13 @@ def heard(done: asyncio.Future[Any]) -> None:
 
 
 def promise() -> asyncio.Future[None]:
-    """A future whose outcome nobody may be there to take: that is no error."""
-    made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    made.add_done_callback(heard)
-    return made
+    """A future whose outcome nobody may be there to take."""
+    return asyncio.get_running_loop().create_future()
 
 
 def resolve(made: asyncio.Future[None] | None, error: Exception | None = None) -> None:
-    """Keep a promise, or break it with an error; nothing, when that was done before."""
+    """Keep a promise, or break it with an error, which is none where nobody is there; nothing, when that was done
+    before."""
     if made is None or made.done():
         return
 
@@ -100,6 +101,7 @@ def resolve(made: asyncio.Future[None] | None, error: Exception | None = None) -
         made.set_result(None)
     else:
         made.set_exception(error)
+        heard(made)
 
 
 class LiveRun:
@@ -204,6 +206,7 @@ class LiveRun:
 
         self.lost = error
         resolve(self.started, error)
+        self.started = None
         resolve(self.cancelling, error)
         self.ring(error)
         self._announce()

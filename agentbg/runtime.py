@@ -323,8 +323,8 @@ class AgentRuntime:
             parse=agent.parse if agent else None,
             tools=agent.tooling(thread, record.request) if agent else None,
         )
-        live = LiveRun(run, self._ways_of(agent) if agent else None)
-        if agent is not None and agent.name == record.agent and Cap.IDEMPOTENT_START in agent.provider.caps:
+        live = LiveRun(run, ways := self._ways_of(agent) if agent else None)
+        if agent is not None and agent.name == record.agent and ways and ways.restarts:
             bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)
             live.restarts_until = min(bound or inf for bound in bounds)
 
@@ -334,7 +334,8 @@ class AgentRuntime:
         ways = self._ways.get(agent)
         if ways is None:
             calls = agent.calls(self._stream.idle, self._gates.of(agent.provider))
-            ways = self._ways[agent] = Ways(calls, agent.tools, agent.read_partial)
+            restarts = Cap.IDEMPOTENT_START in agent.provider.caps
+            ways = self._ways[agent] = Ways(calls, agent.tools, restarts, agent.read_partial)
 
         return ways
 

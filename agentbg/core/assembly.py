@@ -139,7 +139,7 @@ class Assembly:
 
     def follow(self, snapshot: Snapshot) -> list[AgentRunResponseUpdate]:
         """The updates that bring a consumer up to a snapshot of a run that goes on. A stale snapshot brings nothing."""
-        missing = tail(snapshot.text, self.position)
+        missing = tail(snapshot.text, self.position) if snapshot.text else None
         return [self._update(UpdateType.TEXT, missing)] if missing else []
 
     def finish(
