@@ -97,7 +97,7 @@ class BackgroundHandle(Generic[T]):
     @property
     def metadata(self) -> dict[str, Any]:
         """What was given to `submit`, JSON-safe, kept in the store."""
-        return self._live.record.metadata
+        return dict(self._live.record.metadata)
 
     @property
     def stalled(self) -> bool:

@@ -21,7 +21,7 @@ async def invoke(toolset: Toolset, record: RunRecord, request: InputRequest) -> 
         call_id=request.id,
         tool=tool.name,
         agent=record.agent,
-        metadata=record.metadata,
+        metadata=dict(record.metadata),
         key=f"{record.id}.{len(record.rounds)}.{request.id}",
     )
     try:

@@ -40,24 +40,20 @@ class Bell:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Future[None], None] | None = None
+        self._waiting: dict[asyncio.Future[None], None] = {}  # an empty set weighs three times as much
 
     async def wait(self) -> None:
         """Wait for the next ring. Raises the error that it rings with."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._waiting is None:
-            self._waiting = {}
-
         self._waiting[waiting] = None
         try:
             await waiting
         finally:
-            self._waiting.pop(waiting)
-            self._waiting = self._waiting or None
+            self._waiting.pop(waiting, None)
 
     def ring(self, error: BaseException | None = None) -> None:
         """Wake those who wait now."""
-        for waiting in self._waiting or ():
+        for waiting in self._waiting:
             if waiting.done():
                 continue
 
@@ -111,8 +107,8 @@ class LiveRun:
     """
 
     __slots__ = (
-        "_calls_under_way", "_on_settled", "_readers", "_rests", "announced", "bell", "cancelling", "committed",
-        "interval", "lock", "lost", "news", "reconnects", "record", "restarts_until", "run", "settled", "started",
+        "_bell", "_calls_under_way", "_news", "_on_settled", "_readers", "_rests", "announced", "cancelling",
+        "committed", "interval", "lock", "lost", "reconnects", "record", "restarts_until", "run", "settled", "started",
         "stream", "ways",
     )  # fmt: skip
 
@@ -135,8 +131,8 @@ class LiveRun:
         """Why this process does not drive the run any more, although it is live."""
         self.restarts_until = _NEVER
         """Up to this Unix time the run may be started again, should its service lose it."""
-        self.bell, self.news = Bell(), Bell()
-        """Rung when the run is settled, or cannot be; and, for those who stream, at each update, too."""
+        self._bell: Bell | None = None
+        self._news: Bell | None = None
         self.committed, self.reconnects, self.interval = run.record.position.seq, 0, 0.0
         """The seq of the last update that was published; connections made to take the stream up again; for how many
         seconds the run wanted to be left alone the last time."""
@@ -149,6 +145,22 @@ class LiveRun:
     def id(self) -> str:
         """The run's id: ours."""
         return self.record.id
+
+    @property
+    def bell(self) -> Bell:
+        """Rung when the run is settled, or cannot be."""
+        if self._bell is None:
+            self._bell = Bell()
+
+        return self._bell
+
+    @property
+    def news(self) -> Bell:
+        """Rung for those who stream: at each update, too."""
+        if self._news is None:
+            self._news = Bell()
+
+        return self._news
 
     @property
     def driven_by(self) -> Ways:
@@ -172,7 +184,8 @@ class LiveRun:
             if (reader := each()) is not None:
                 reader.put(updates)
 
-        self.news.ring()
+        if self._news is not None:
+            self._news.ring()
 
     def work(self, call: asyncio.Future[None]) -> None:
         """A call of a tool is under way."""
@@ -213,8 +226,9 @@ class LiveRun:
 
     def ring(self, error: AgentBGError | None = None) -> None:
         """Wake all who wait: for the end, or for the next update."""
-        self.bell.ring(error)
-        self.news.ring(error)
+        for bell in (self._bell, self._news):
+            if bell is not None:
+                bell.ring(error)
 
     def at_rest(self, who: int, call: Callable[[], object]) -> None:
         """Call each time the run comes to rest: it has ended, or waits for its user. One call for each who is told."""

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from .agent import Agent
 from .clock import Clock, SystemClock
 from .core.budget import RequestBudget
+from .core.model import NOTHING
 from .core.record import RunRecord
 from .core.run import Run
 from .core.schedule import Draw, PollPolicy, StreamPolicy
@@ -143,7 +144,7 @@ class AgentRuntime:
         record.stream = stream
         record.epoch = 1
         record.deadline_at = None if deadline is None else record.created_at + deadline
-        record.metadata = dict(metadata or {})
+        record.metadata = dict(metadata) if metadata else NOTHING
         live = self._live(record, agent, thread)
         assert record.request is not None, "made above"
         if thread is None:

@@ -15,6 +15,9 @@ from .status import RunStatus
 JSON = Mapping[str, Any]
 """A JSON object as it came from the service."""
 
+NOTHING: JSON = {}
+"""One for all who have none to hold: it is to be looked at, and copied before it is handed to a user."""
+
 Source = JSON | str
 """A JSON object, or the text of one, which is read when somebody wants to know."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
 
-from .model import RunRef, Snapshot, StartRequest
+from .model import JSON, NOTHING, RunRef, Snapshot, StartRequest
 from .position import Position
 from .rounds import Round
 from .status import RunStatus
@@ -49,7 +48,7 @@ class RunRecord:
     until the answers are sent."""
     renewed_at: float | None = None
     """When its user last answered: the bound for a run's age counts from then."""
-    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    metadata: JSON = field(default_factory=lambda: NOTHING)
     """The caller's own, JSON-safe."""
 
     @property

@@ -7,16 +7,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from operator import attrgetter
-from typing import Any
 
-from ..core.model import StartRequest
+from ..core.model import NOTHING, StartRequest
 from ..core.record import RunRecord
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 from . import _refusals
 from .codec import decode_record, decode_update, encode_request, encode_state, encode_update, remote_ids
 
-_EMPTY: dict[str, Any] = {}  # never handed out
 _fields_of = attrgetter(*(field.name for field in fields(RunRecord)))
 
 
@@ -59,9 +57,9 @@ class _Run:
     @classmethod
     def of(cls, record: RunRecord, before: _Run | None = None) -> _Run:
         head = RunRecord(*_fields_of(record))
-        head.request, head.snapshot, head.rounds, head.metadata = None, None, (), _EMPTY
+        head.request, head.snapshot, head.rounds, head.metadata = None, None, (), NOTHING
         whole = record.snapshot is None and not record.rounds and not record.metadata
-        same = before is not None and before.asked is record.request
+        same = before is not None and before.asked is not None and before.asked is record.request
         return cls(
             head,
             None if whole else encode_state(record),
