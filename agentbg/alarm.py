@@ -32,16 +32,15 @@ class Alarm:
         self.queue.discard(run_id)
 
     def stop(self) -> None:
-        """Wake nobody any more, until a time is set again."""
+        """Wake nobody any more."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
 
     def _ring_by(self, at: float) -> None:
         if self._timer is not None and self._timer.when() <= at:
             return
 
-        self.stop()
+        self.stop()  # the timer of a later time
         self._timer = asyncio.get_running_loop().call_at(at, self._ring)
 
     def _ring(self) -> None:

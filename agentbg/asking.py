@@ -70,7 +70,8 @@ class Asking:
             if response.error is not None and response.error.code == SUBMIT_UNKNOWN:
                 raise _unknown(response.error.message)
 
-            return replace(response, continuation_token=self._token(pilot.run))
+            raw = response.raw or pilot.raw  # a run that goes on does not keep it
+            return replace(response, continuation_token=self._token(pilot.run), raw=raw)
 
     async def updates(self) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
         """Stream the run to its end, or until it waits for its user."""

@@ -18,11 +18,13 @@ from .core.messages import (
     Invoke,
     Observation,
     Poll,
+    Polled,
     Send,
+    Started,
     StreamEnded,
     WakeAt,
 )
-from .core.model import StartRequest
+from .core.model import JSON, StartRequest
 from .core.run import Run
 from .core.states import Phase
 from .core.update import AgentRunResponseUpdate
@@ -90,6 +92,8 @@ class Pilot:
         self.run = run
         self.undone: deque[Command] = deque()
         """What the machine wants done, and takes for done."""
+        self.raw: JSON = {}
+        """The service's own object, as it last came."""
         self._calls, self._tools, self._clock, self._note = calls, tools, clock, note
         self._wake_at: float | None = None
         self._poll_now = False
@@ -112,6 +116,9 @@ class Pilot:
 
     def tell(self, seen: Observation) -> Sequence[Command]:
         """Tell the machine what happened; what it wants done. Raises what the failure of a run's first start means."""
+        if isinstance(seen, Started | Polled):
+            self.raw = seen.snapshot.raw
+
         commands = self.run.feed(seen, self._clock.now())
         self._note(False)
         if not self.run.record.rounds:

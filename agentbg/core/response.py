@@ -47,7 +47,7 @@ class AgentRunResponse(Generic[T]):
     error: RunErrorInfo | None = None
     """Why the run has no result, when it failed, was incomplete, or expired."""
     raw: JSON = field(default_factory=dict[str, Any], repr=False)
-    """The service's own object."""
+    """The service's own object. Of a handle's run it is kept once the run has ended, or waits."""
     raw_status: str = ""
     """The service's own word for the status."""
     requests: Sequence[InputRequest] = ()
