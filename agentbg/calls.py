@@ -139,8 +139,14 @@ class Calls:
 
         raise AssertionError("unreachable")
 
-    async def attach(self, ref: RunRef, after: Cursor | None) -> AsyncGenerator[Streamed | StreamEnded, None]:
-        """Stream from just after a cursor. The last observation is always that the connection ended, and how."""
+    async def attach(
+        self, ref: RunRef, after: Cursor | None, pause: float = 0.0
+    ) -> AsyncGenerator[Streamed | StreamEnded, None]:
+        """Stream from just after a cursor, `pause` seconds from now. The last observation is always that the connection
+        ended, and how."""
+        if pause:
+            await asyncio.sleep(pause)
+
         turn = self._turn(Kind.ATTACH, ref.id)
         async with aclosing(self._observed(turn, self.provider.attach(ref, after=after))) as observations:
             async for seen in observations:

@@ -188,10 +188,10 @@ class Driver:
                 self._alarm.set(live.id, at)
             case Poll():
                 self._ask(live, *live.service)
-            case Attach(after):
+            case Attach(after, pause):
                 calls, ref = live.service
                 live.reconnects += 1
-                live.stream = self._spawn(live, self._pump(live, calls.attach(ref, after)))
+                live.stream = self._spawn(live, self._pump(live, calls.attach(ref, after, pause)))
             case Detach():
                 self._detach(live)
             case Cancel():

@@ -133,10 +133,10 @@ class Pilot:
                 self._wake_at = at
             case Poll():
                 self._poll_now = True
-            case Attach(after):
+            case Attach(after, pause):
                 await self._hang_up()
                 assert self.run.record.ref is not None, "a run is attached to by its ref"
-                self._stream = self._calls.attach(self.run.record.ref, after)
+                self._stream = self._calls.attach(self.run.record.ref, after, pause)
             case Detach():
                 await self._hang_up()
             case Invoke(request):

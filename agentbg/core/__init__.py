@@ -10,7 +10,10 @@ Time and randomness come in as arguments, so all that is hard here can be tested
     response    the answer as users see it
     states      phases, signals and the table of the run machine
     token       an update's position as text that another process can resume from
-    schedule    when to poll: growth, jitter, hints, fault backoff
+    schedule    when to poll: bounds, jitter, hints, fault backoff
+    intervals   the schedules: fixed, exponential, adaptive
+    hazard      how likely a run is to end, by its age: learned
+    life        what a process sees of a round, and what that teaches
     queue       which run is due next
     messages    observations in, commands out
     run         the machine at work: it ties these together

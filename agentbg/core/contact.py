@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import AuthenticationFailed, PreviousRunNotFound, ProviderError, ServiceUnavailable
+from .life import Life
 from .schedule import Draw, PollPolicy, StreamPolicy
 from .states import Signal
 
@@ -16,12 +17,14 @@ class Contact:
     """One poll and one stream at most are under way at a time; how they fared says when the next is due."""
 
     __slots__ = (
-        "_draw", "_dry", "_faults", "_outdated", "_poll", "_stream", "attached", "error", "failing_since", "hint",
-        "polling",
+        "_draw", "_dry", "_faults", "_outdated", "_poll", "_stream",
+        "attached", "error", "failing_since", "hint", "life", "polling",
     )  # fmt: skip
 
-    def __init__(self, poll: PollPolicy, stream: StreamPolicy, draw: Draw) -> None:
+    def __init__(self, poll: PollPolicy, stream: StreamPolicy, draw: Draw, life: Life) -> None:
         self._poll, self._stream, self._draw = poll, stream, draw
+        self.life = life
+        """The present round's: its age is what the next poll goes by."""
         self.polling = False
         """A poll is under way."""
         self._outdated = False  # ... which was sent before the run's present round began
@@ -56,6 +59,7 @@ class Contact:
         self.failing_since = self.failing_since if self._faults else now
         self._faults += 1
         self.error = error
+        self.life.lose_sight()
         self.hint = error.retry_after if isinstance(error, ServiceUnavailable) else None
 
     def may_pass(self, error: ProviderError, now: float) -> bool:
@@ -81,11 +85,15 @@ class Contact:
 
     def first_poll(self, now: float) -> float:
         """When to poll a run that was just started, or taken up."""
-        return now + self._poll.first(self._draw, self.hint)
+        life = self.life
+        if not life.in_sight:
+            return now + self._poll.again(now - life.began, self._draw, self.hint, life.hazard)
 
-    def next_poll(self, now: float, age: float) -> float:
+        return now + self._poll.first(self._draw, self.hint, life.hazard)
+
+    def next_poll(self, now: float) -> float:
         """When to poll next, after a poll that was answered."""
-        return now + self._poll.interval(age, self._draw, self.hint)
+        return now + self._poll.interval(now - self.life.began, self._draw, self.hint, self.life.hazard)
 
     def next_try(self, now: float) -> float:
         """When to try again, after a call that failed."""
@@ -93,7 +101,11 @@ class Contact:
 
     def late_try(self, now: float) -> float:
         """When to try again, after a refusal that will not pass by itself."""
-        return now + self._poll.maximum
+        return now + self._poll.after_refusal(self._draw)
+
+    def reconnect_after(self) -> float:
+        """Seconds to wait before connecting again, after a connection that brought something."""
+        return self._stream.spread * self._draw()
 
     def next_connection(self, now: float) -> float:
         """When to connect again, after a connection that brought nothing new."""

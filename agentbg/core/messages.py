@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import ProviderError
 from .model import Cursor, RunRef, Snapshot, StartRequest, StreamEvent
@@ -154,6 +154,8 @@ class Attach:
     """Open the stream after this cursor; at its beginning for None."""
 
     after: Cursor | None
+    pause: float = field(default=0.0, compare=False)
+    """Seconds to wait before: a matter of chance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,12 @@ from .states import TABLE, Action, Phase, Signal
 class Moves:
     """Where a run's machine stands, and the commands of each row of its table. No wake-up is after the deadline."""
 
-    __slots__ = ("_contact", "_dialogue", "_round_began", "deadline", "phase")
+    __slots__ = ("_contact", "_dialogue", "deadline", "phase")
 
-    def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue, began: float, deadline: float) -> None:
+    def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue, deadline: float) -> None:
         self.phase = phase
         self.deadline = deadline
         self._contact, self._dialogue = contact, dialogue
-        self._round_began = began
 
     def move(self, signal: Signal, now: float) -> list[Command]:
         """What to do about a signal. Nothing, when the phase's row does not have it."""
@@ -39,7 +38,7 @@ class Moves:
         return self._wake(self._contact.first_poll(now))
 
     def _next_poll(self, now: float) -> list[Command]:
-        return self._wake(self._contact.next_poll(now, now - self._round_began))
+        return self._wake(self._contact.next_poll(now))
 
     def _retry(self, now: float) -> list[Command]:
         return self._wake(self._contact.next_try(now))
@@ -61,9 +60,12 @@ class Moves:
     def _release(self, now: float) -> list[Command]:
         return [*self._detach(now), *self._ask(now)]
 
-    def _attach(self, now: float) -> list[Command]:
+    def _attach(self, now: float, pause: float = 0.0) -> list[Command]:
         self._contact.attached = True
-        return [Attach(self._dialogue.assembly.connect()), *self._watch(now)]
+        return [Attach(self._dialogue.assembly.connect(), pause), *self._watch(now)]
+
+    def _attach_again(self, now: float) -> list[Command]:
+        return self._attach(now, self._contact.reconnect_after())
 
     def _watch(self, now: float) -> list[Command]:
         return self._wake(self._contact.next_look(now))
@@ -76,9 +78,8 @@ class Moves:
         calls = self._dialogue.invoke()
         return [*self._detach(now), *calls, *self._wake(inf)] if calls else []
 
-    def _send(self, now: float) -> list[Command]:
+    def _send(self, _now: float) -> list[Command]:
         """The next round counts as sent before it is: the commit that comes first says so."""
-        self._round_began = now
         return [self._dialogue.send()]
 
     def _wake(self, at: float) -> list[Command]:
@@ -98,6 +99,7 @@ class Moves:
         Action.POLL: _ask,
         Action.RELEASE: _release,
         Action.ATTACH: _attach,
+        Action.ATTACH_AGAIN: _attach_again,
         Action.WATCH: _watch,
         Action.SETTLE: _detach,
     }

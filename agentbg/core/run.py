@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 from ..errors import RunNotFound, StreamRefused
 from .contact import Contact, signal_of
 from .dialogue import Dialogue
+from .hazard import Hazard
+from .life import Life
 from .messages import (
     Answered,
     Cancel,
@@ -58,8 +60,7 @@ class Run:
     """One run. Feed it what happened; do what it says."""
 
     __slots__ = (
-        "_last_change", "_last_seen", "_moves", "_parse", "_poll", "_started", "assembly", "contact", "dialogue",
-        "record",
+        "_last_change", "_moves", "_parse", "_poll", "_started", "assembly", "contact", "dialogue", "record",
     )  # fmt: skip
 
     def __init__(
@@ -73,19 +74,17 @@ class Run:
         age: float = 0.0,
         parse: Callable[[str], Any] | None = None,
         tools: Tooling | None = None,
+        hazard: Hazard | None = None,
     ) -> None:
         self.record = record
-        self.contact = Contact(poll, stream, draw)
+        self.contact = Contact(poll, stream, draw, Life(record, hazard, now - age, now))
         self.dialogue = Dialogue(record, tools or Tooling())
         self.assembly = self.dialogue.assembly
-        self._poll, self._parse = poll, parse
+        self._poll, self._parse, self._last_change = poll, parse, now
         self._started = now - age
         known_since = now if record.request is None else self._started + record.renewed  # a token's may be of any age
         deadline = min(self._started + record.allowed, known_since + _or_ever(poll.max_age))
-        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, self._started, deadline)
-        # When the service last knew the run. One that was streamed may have ended just now, and be unknown for a while.
-        self._last_seen = now if record.stream else self._started
-        self._last_change = now
+        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, deadline)
 
     # --- what it looks like from outside ---
 
@@ -191,7 +190,7 @@ class Run:
         if not isinstance(error, RunNotFound):
             return self._moves.move(signal_of(error), now)
 
-        if not self.contact.forgotten(now, self._last_seen):
+        if not self.contact.forgotten(now, self.contact.life.known):
             return self._moves.move(Signal.FAULT, now)
 
         return self._end(RunStatus.EXPIRED, "not_found", f"The service no longer has the run: {error}", now)
@@ -201,14 +200,14 @@ class Run:
             return []
 
         self.contact.attached = True
-        self._last_seen = now
+        self.contact.life.hear(now)
         before = self.assembly.position
         learned = False
         updates = self.assembly.go_on(seen.events)
         for event in seen.events[len(updates) :]:
             if event.snapshot is not None and not self.assembly.is_repeat(event):
                 learned = True
-                self._learn(event.snapshot)
+                self._learn(event.snapshot, now)
                 if not event.snapshot.status.live:
                     return self._conclude(event.snapshot, now, updates, event)
 
@@ -241,6 +240,7 @@ class Run:
 
     def _on_cancel_asked(self, _seen: CancelAsked, now: float) -> list[Command]:
         self.record.cancel_requested = True
+        self.contact.life.stop()
         self.dialogue.reissue()
         if self.dialogue.ours:
             return self._stop(now)
@@ -302,10 +302,9 @@ class Run:
         if self.phase is Phase.WAITING and not snapshot.status.terminal:
             return []
 
-        self._last_seen = now
         news = (snapshot.status, snapshot.raw_status) != (self.record.status, self.record.raw_status)
         first = self.record.ref is None
-        self._learn(snapshot)
+        self._learn(snapshot, now)
         if not snapshot.status.live:
             return self._conclude(snapshot, now)
 
@@ -324,11 +323,13 @@ class Run:
         commit = [Commit(self._keep(updates))] if updates or news or first else []
         return [*commit, *self._moves.move(Signal.STREAMABLE if self._wants_stream() else Signal.ALIVE, now)]
 
-    def _learn(self, snapshot: Snapshot) -> None:
+    def _learn(self, snapshot: Snapshot, now: float) -> None:
         """The ref that the start gave is the run's for good: some services give another id on every poll."""
         if self.record.ref is None and snapshot.ref is not None:
             self.dialogue.named(snapshot.ref)
+            self.contact.life.begin(now)
 
+        self.contact.life.show(now, live=snapshot.status.live)
         self.record.status = snapshot.status
         self.record.raw_status = snapshot.raw_status
         self.contact.hint = snapshot.poll_after

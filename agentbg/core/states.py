@@ -85,6 +85,7 @@ class Action(StrEnum):
     POLL = "poll now"
     RELEASE = "close stream, poll now"
     ATTACH = "attach now"
+    ATTACH_AGAIN = "attach again"
     WATCH = "watch"
     CALL = "make calls"
     SEND = "send answers"
@@ -129,7 +130,7 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
     P.ATTACHING: {
         S.EVENTS: (P.STREAMING, A.WATCH),
         S.DUE: (P.POLLING, A.RELEASE),
-        S.CUT: (P.ATTACHING, A.ATTACH),
+        S.CUT: (P.ATTACHING, A.ATTACH_AGAIN),
         S.DRY: (P.POLLING, A.RETRY_STREAM),
         S.REFUSED: (P.POLLING, A.POLL),
         S.CANCELLING: (P.POLLING, A.RELEASE),
@@ -139,7 +140,7 @@ TABLE: Mapping[Phase, Mapping[Signal, tuple[Phase, Action]]] = {
     },
     P.STREAMING: {
         S.EVENTS: (P.STREAMING, A.NOTHING),
-        S.CUT: (P.ATTACHING, A.ATTACH),
+        S.CUT: (P.ATTACHING, A.ATTACH_AGAIN),
         S.DRY: (P.POLLING, A.RETRY_STREAM),
         S.REFUSED: (P.POLLING, A.POLL),
         S.DUE: (P.STREAMING, A.WATCH),
