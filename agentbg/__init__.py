@@ -9,6 +9,8 @@ from .agent import Agent as Agent
 from .agent import resume_stream as resume_stream
 from .core.budget import EndpointStats as EndpointStats
 from .core.budget import RequestBudget as RequestBudget
+from .core.hazard import Hazard as Hazard
+from .core.intervals import Schedule as Schedule
 from .core.model import RunErrorInfo as RunErrorInfo
 from .core.model import Usage as Usage
 from .core.requests import Answer as Answer

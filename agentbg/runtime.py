@@ -26,6 +26,7 @@ from .gate import Gates
 from .handle import BackgroundHandle
 from .hooks import Hook, Hooks
 from .inputs import Input, read_input
+from .learning import Learning
 from .live import LiveRun, Ways, heard, outlast
 from .options import AgentRunOptions
 from .providers.base import Cap
@@ -73,6 +74,7 @@ class AgentRuntime:
         self._ways: WeakKeyDictionary[Agent[Any], Ways] = WeakKeyDictionary()  # an agent may be made for one run only
         self._taking: dict[Hashable, asyncio.Future[LiveRun]] = {}
         self._draw = draw
+        self._learning = Learning(self._store)
         observed = Hooks(hooks, lambda live: BackgroundHandle(self._driver, live))
         self._gates = Gates(budget or RequestBudget(), self.clock, draw)
         self._driver = Driver(self._store, self.clock, self._gates, observed)
@@ -88,6 +90,7 @@ class AgentRuntime:
 
         await self._store.open()
         try:
+            await self._learning.load()
             await self._driver.open()
             await self._take_up_all()
         except BaseException:
@@ -237,7 +240,10 @@ class AgentRuntime:
         try:
             await outlast(set(self._taking.values()))
         finally:
-            await self._store.aclose()
+            try:
+                await self._learning.aclose()
+            finally:
+                await self._store.aclose()
 
     # --- threads ---
 
@@ -323,6 +329,7 @@ class AgentRuntime:
             age=max(self.clock.wall() - record.created_at, 0.0),
             parse=agent.parse if agent else None,
             tools=agent.tooling(thread, record.request) if agent else None,
+            hazard=self._learning.of(agent, record) if agent else None,
         )
         live = LiveRun(run, ways := self._ways_of(agent) if agent else None)
         if agent is not None and agent.name == record.agent and ways and ways.restarts:
