@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("bench_client", "bench_wire", "bench_store")
+BENCHMARKS = ("bench_client", "bench_wire", "bench_store", "bench_polling")
 
 
 def main() -> None:

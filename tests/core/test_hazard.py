@@ -74,6 +74,16 @@ def test_what_goes_on_lowers_the_hazard(
     assert hazard.rate(age) <= before
 
 
+def test_early_on_when_only_chats_have_ended_the_research_is_not_forgotten() -> None:
+    chats_only, all_of_them = lived(*[8.0] * 80), lived(*[8.0] * 80)
+    for _ in range(20):
+        all_of_them.survived(0, 200)
+
+    assert all_of_them.rate(100) < chats_only.rate(100) / 5
+    assert all_of_them.remaining(60) > 3 * chats_only.remaining(60)
+    assert all_of_them.rate(8) == pytest.approx(chats_only.rate(8), rel=0.3)
+
+
 @given(observations=lives, length=ages)
 def test_an_end_raises_the_hazard_where_it_was(observations: list[tuple[bool, list[float]]], length: float) -> None:
     hazard = told(observations)

@@ -19,8 +19,8 @@ from agentbg import (
     StoreError,
 )
 from agentbg.learning import INTERVAL, PREFIX, Learning
-from agentbg.stores import MemoryStore
-from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
+from agentbg.stores import MemoryStore, SQLiteStore
+from agentbg.testing import ScriptedProvider, VirtualClock, announced, virtual_time
 
 ADAPTIVE = PollPolicy(schedule="adaptive")
 
@@ -91,6 +91,15 @@ async def test_the_next_runtime_on_the_store_knows_what_this_one_has_learned():
 
     assert provider.count("poll") - known < known / 30
     assert store.ends() == pytest.approx(31)
+
+
+@virtual_time
+async def test_so_does_one_on_a_file(tmp_path):
+    agent = Agent(ScriptedProvider.text("done", seconds=120))
+    for known in (0, 3):
+        async with runtime(announced(SQLiteStore(tmp_path / "runs.db"))) as running:
+            assert running._learning.of(agent, agent.record(None, 0.0, None)).ends == pytest.approx(known)
+            await finish(running, agent, runs=3)
 
 
 @virtual_time
