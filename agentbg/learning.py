@@ -71,13 +71,15 @@ class Learning:
 
     async def aclose(self) -> None:
         """Write what is not written yet. Cancelling this loses it."""
-        if self._timer is not None:
-            self._timer.cancel()
+        try:
+            if self._saving is not None:
+                await self._saving
 
-        if self._saving is not None:
-            await self._saving
-
-        await self._save()
+            await self._save()
+        finally:
+            self._note = None
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _add(self, key: str, lesson: _Lesson) -> _Lesson:
         self._lessons[key] = lesson
@@ -86,12 +88,20 @@ class Learning:
 
     def _learned(self, key: str, lesson: _Lesson) -> None:
         self._unsaved[key] = lesson
-        if self._timer is None and self._note is not None:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._save_soon)
+        self._plan()
 
-    def _save_soon(self) -> None:
-        self._timer = None
+    def _plan(self) -> None:
+        if self._timer is None and self._note is not None:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._begin_to_save)
+
+    def _begin_to_save(self) -> None:
         self._saving = asyncio.ensure_future(self._save())
+        self._saving.add_done_callback(self._saved)
+
+    def _saved(self, _: asyncio.Task[None]) -> None:
+        self._timer = None
+        if self._unsaved:  # learned meanwhile
+            self._plan()
 
     async def _save(self) -> None:
         if self._note is None:

@@ -18,7 +18,7 @@ class Life:
     __slots__ = ("_counted", "_hazard", "_sure", "began", "in_sight", "known")
 
     def __init__(self, record: RunRecord, hazard: Hazard | None, began: float, now: float) -> None:
-        self._hazard = hazard
+        self._hazard = None if record.cancel_requested else hazard
         # Whether `began` is when this round did: of a run known by its token, and of later rounds, nobody knows.
         self._sure = record.request is not None and not record.rounds
         self.began = began
@@ -64,9 +64,9 @@ class Life:
         self.in_sight = False
 
     def stop(self) -> None:
-        """Its cancel was asked for: how it ends is no matter of chance any more."""
+        """Its cancel was asked for: what is known of other runs says nothing about how it ends, nor it about theirs."""
         self.lose_sight()
-        self._sure = False
+        self._hazard = None
 
     def _count(self) -> None:
         if self.in_sight and self._sure and self._hazard is not None:

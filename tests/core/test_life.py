@@ -128,6 +128,23 @@ def test_a_run_whose_cancel_was_asked_for_has_lived_but_not_ended() -> None:
     assert same(scene.hazard, (0, 3))
 
 
+def test_so_has_one_whose_cancel_was_asked_for_while_it_was_started() -> None:
+    scene = Scene(record(stream=False))
+    scene.feed(CancelAsked(), 1)
+    scene.feed(Started(snapshot()), 2)
+    scene.poll(3)
+    scene.poll(4, RunStatus.CANCELLED)
+    assert scene.hazard.ends == 0
+
+
+def test_so_has_one_that_was_taken_up_after_that() -> None:
+    scene = Scene(replace(record(stream=False, ref=REF), cancel_requested=True), age=10.0)
+    scene.run.begin(T0)
+    scene.poll(2)
+    scene.poll(4, RunStatus.CANCELLED)
+    assert scene.hazard.ends == 0
+
+
 def test_a_run_that_expires_has_lived_but_not_ended() -> None:
     scene = started()
     scene.poll(3)

@@ -136,6 +136,30 @@ async def test_it_is_written_at_most_every_half_minute_and_when_the_runtime_clos
 
 
 @virtual_time
+async def test_a_slow_store_is_written_to_by_one_at_a_time_and_is_told_all_in_the_end():
+    class Slow(NotingStore):
+        writing = most = 0
+
+        async def note(self, key: str, value: bytes) -> None:
+            self.writing += 1
+            self.most = max(self.most, self.writing)
+            await asyncio.sleep(3 * INTERVAL)
+            self.writing -= 1
+            await super().note(key, value)
+
+    store = Slow()
+    async with runtime(store) as running:
+        agent = Agent(ScriptedProvider.text("done", seconds=3))
+        await finish(running, agent, runs=40)
+        await asyncio.sleep(20 * INTERVAL)
+        assert store.ends() == pytest.approx(40), "also what it learned while it wrote"
+        await finish(running, agent)
+
+    assert store.ends() == pytest.approx(41)
+    assert store.most == 1
+
+
+@virtual_time
 async def test_what_is_not_written_yet_is_when_the_runtime_closes():
     store = NotingStore()
     async with runtime(store) as running:
