@@ -39,7 +39,7 @@ format: $(VENV)/.lint ## Rewrite the code the way the linter wants it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## Measure every number that the documents name
+bench: $(VENV)/.bench ## Measure, and write benchmarks/RESULTS.md with its plots; ARGS=--quick only shows that all runs
 	$(BIN)/python -m benchmarks $(ARGS)
 
 picture: $(VENV)/.run ## Draw docs/img/main-job.svg from a run

@@ -1,7 +1,5 @@
 """How many updates each store takes in a second from 200 writers, each of which waits for its write before the next.
 
-    python -m benchmarks.bench_store [--quick]
-
 Every write is a save of one record with one update, as a streaming run makes it. "Durable" means that the disk has it
 when `save` returns. The last rows show what a long conversation as the run's input costs.
 """
@@ -10,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from agentbg.core.model import StartRequest
 from agentbg.core.record import RunRecord
@@ -22,9 +20,10 @@ from agentbg.core.status import RunStatus
 from agentbg.stores import MemoryStore, SQLiteStore, Store
 from agentbg.testing.samples import make_record, make_updates
 
+from .measure import ROUNDS
+
 WRITERS = 200
 UPDATES = 100
-ROUNDS = 5
 CONVERSATION = [{"role": "user", "content": "word " * 40} for _ in range(250)]
 """About 58 kB of JSON."""
 
@@ -33,6 +32,37 @@ STORES: dict[str, Callable[[Path], Store]] = {
     "SQLiteStore, durable": SQLiteStore,
     "SQLiteStore, not durable": lambda path: SQLiteStore(path, durable=False),
 }
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is written to what."""
+
+    kind: str
+    writers: int = WRITERS
+    request: StartRequest | None = None
+    size: str = "none"
+    """Of the runs' input."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one case came to."""
+
+    kind: str
+    writers: int
+    size: str
+    rate: float
+    """Updates a second."""
+    grouped: float
+    """Updates per commit."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """All cases."""
+
+    rows: list[Row]
 
 
 async def write(store: Store, record: RunRecord) -> None:
@@ -61,25 +91,20 @@ def records(writers: int, request: StartRequest | None) -> Sequence[RunRecord]:
     return [make_record(f"run_{n}", status=RunStatus.RUNNING, request=request) for n in range(writers)]
 
 
-def one_round(kind: str, writers: int, request: StartRequest | None) -> tuple[float, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        store = STORES[kind](Path(folder) / "runs.db")
-        return asyncio.run(measure(store, records(writers, request)))
+async def one_round(case: Case) -> tuple[float, float]:
+    with TemporaryDirectory() as folder:
+        return await measure(STORES[case.kind](Path(folder) / "runs.db"), records(case.writers, case.request))
 
 
-def main() -> None:
-    rounds_wanted = 1 if "--quick" in sys.argv[1:] else ROUNDS
+async def results(quick: bool) -> Results:
     long = StartRequest(input=CONVERSATION)
-    cases = [(kind, WRITERS, None, "none") for kind in STORES]
-    cases += [("SQLiteStore, durable", 1, None, "none"), ("SQLiteStore, durable", WRITERS, long, "58 kB")]
+    cases = [Case(kind) for kind in STORES]
+    cases += [Case("SQLiteStore, durable", writers=1), Case("SQLiteStore, durable", request=long, size="58 kB")]
     # Round by round, so that a slow moment of the machine meets all cases alike.
-    rounds = [[one_round(kind, writers, request) for kind, writers, request, _ in cases] for _ in range(rounds_wanted)]
-    print(f"| {'store':<24} | writers | input | updates/s | updates per commit |")
-    print(f"|{'-' * 26}|--------:|------:|----------:|-------------------:|")
-    for (kind, writers, _, size), results in zip(cases, zip(*rounds, strict=True), strict=True):
-        rate, grouped = (statistics.median(values) for values in zip(*results, strict=True))
-        print(f"| {kind:<24} | {writers:>7} | {size:>5} | {rate:>9,.0f} | {grouped:>18,.0f} |")
+    rounds = [[await one_round(case) for case in cases] for _ in range(1 if quick else ROUNDS)]
+    rows: list[Row] = []
+    for case, taken in zip(cases, zip(*rounds, strict=True), strict=True):
+        rate, grouped = (statistics.median(values) for values in zip(*taken, strict=True))
+        rows.append(Row(case.kind, case.writers, case.size, rate, grouped))
 
-
-if __name__ == "__main__":
-    main()
+    return Results(rows)

@@ -1,21 +1,17 @@
 """CPU per poll and per stream event at the provider alone: the bare SDK, the provider over the SDK, and its lean wire.
 
-    python -m benchmarks.bench_wire [--repeat 5] [--quick]
-
-The server is `agentbg.testing.server` in a process of its own; CPU is this process's. Figures are medians of the
-repeats; the ways take turns. An event of the bare SDK is a pydantic object, ours a `StreamEvent`. The last rows show
+An event of the bare SDK is a pydantic object, ours a `StreamEvent`. The last rows show
 what of it is the provider's own work on bytes that are there already.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
-import platform
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import aiohttp
 import openai
@@ -24,7 +20,7 @@ from agentbg.core.model import StartRequest
 from agentbg.core.sse import EventDecoder
 from agentbg.providers import OpenAIResponses
 
-from .bench_client import Sample, compare, sdk_events, server
+from .measure import KEY, MICRO, ROUNDS, Comparison, Figure, Measure, compare, cpu_of, sdk, server
 
 ASK = StartRequest(input=[{"type": "message", "role": "user", "content": "x"}])
 AT_ONCE = 50
@@ -34,34 +30,51 @@ Make = Callable[[str], OpenAIResponses]
 def over_the_sdk(base_url: str) -> OpenAIResponses:
     """With an http client of the caller's own, which is used for everything."""
     http = openai.DefaultAsyncHttpxClient()
-    return OpenAIResponses("m", client=openai.AsyncOpenAI(base_url=base_url, api_key="none", http_client=http))
+    return OpenAIResponses("m", client=openai.AsyncOpenAI(base_url=base_url, api_key=KEY, http_client=http))
 
 
 def lean(base_url: str) -> OpenAIResponses:
-    return OpenAIResponses("m", base_url=base_url, api_key="none")
+    return OpenAIResponses("m", base_url=base_url, api_key=KEY)
 
 
-WIRES: dict[str, Make] = {"provider, SDK": over_the_sdk, "provider, lean": lean}
+WIRES: dict[str, Make] = {"provider, over the SDK": over_the_sdk, "provider, lean wire": lean}
 
 
-async def repeated(call: Callable[[], Awaitable[object]], count: int) -> Sample:
+@dataclass(frozen=True)
+class Results:
+    """Microseconds of CPU."""
+
+    comparisons: list[Comparison]
+    bytes_alone: list[Figure]
+
+
+async def repeated(call: Callable[[], Awaitable[object]], count: int) -> float:
     async def some() -> None:
         for _ in range(count // AT_ONCE):
             await call()
 
     await call()
-    began = time.process_time()
-    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
-    return Sample(time.process_time() - began, count // AT_ONCE * AT_ONCE)
+    return await cpu_of([some() for _ in range(AT_ONCE)]) / (count // AT_ONCE * AT_ONCE) * MICRO
 
 
-async def sdk_polls(base_url: str, count: int) -> Sample:
-    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+async def sdk_polls(base_url: str, count: int) -> float:
+    async with sdk(base_url) as client:
         run_id = (await client.responses.create(model="m", input="x", background=True)).id
         return await repeated(lambda: client.responses.retrieve(run_id), count)
 
 
-async def provider_polls(provider: OpenAIResponses, count: int) -> Sample:
+async def sdk_events(base_url: str, streams: int) -> float:
+    counts: list[int] = []
+    async with sdk(base_url) as client:
+
+        async def read() -> None:
+            stream = await client.responses.create(model="m", input="x", background=True, stream=True)
+            counts.append(sum([1 async for _ in stream]))
+
+        return await cpu_of([read() for _ in range(streams)]) / sum(counts) * MICRO
+
+
+async def provider_polls(provider: OpenAIResponses, count: int) -> float:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(provider.aclose)
         ref = (await provider.start(ASK)).ref
@@ -69,7 +82,7 @@ async def provider_polls(provider: OpenAIResponses, count: int) -> Sample:
         return await repeated(lambda: provider.poll(ref), count)
 
 
-async def aiohttp_polls(base_url: str, count: int) -> Sample:
+async def aiohttp_polls(base_url: str, count: int) -> float:
     """The floor: no settings, no errors, no snapshot."""
     provider = lean(base_url)
     ref = (await provider.start(ASK)).ref
@@ -84,15 +97,15 @@ async def aiohttp_polls(base_url: str, count: int) -> Sample:
         return await repeated(poll, count)
 
 
-async def provider_events(provider: OpenAIResponses, streams: int) -> Sample:
-    async def read() -> int:
-        return sum([len(events) async for events in provider.open(ASK)])
+async def provider_events(provider: OpenAIResponses, streams: int) -> float:
+    counts: list[int] = []
 
-    began = time.process_time()
-    counts = await asyncio.gather(*(read() for _ in range(streams)))
-    sample = Sample(time.process_time() - began, sum(counts))
+    async def read() -> None:
+        counts.append(sum([len(events) async for events in provider.open(ASK)]))
+
+    cpu = await cpu_of([read() for _ in range(streams)])
     await provider.aclose()
-    return sample
+    return cpu / sum(counts) * MICRO
 
 
 def deltas(count: int) -> bytes:
@@ -109,15 +122,15 @@ def deltas(count: int) -> bytes:
     return "".join(f"event: {event['type']}\ndata: {text}\n\n" for text in texts).encode()
 
 
-async def decoded(count: int, size: int) -> Sample:
+async def decoded(count: int, size: int) -> float:
     """Bytes to data lines, in chunks of a size."""
     body, decoder = deltas(count), EventDecoder()
     began = time.process_time()
     found = sum(len(decoder.feed(body[at : at + size])) for at in range(0, len(body), size))
-    return Sample(time.process_time() - began, found)
+    return (time.process_time() - began) / found * MICRO
 
 
-async def read(count: int, size: int) -> Sample:
+async def read_events(count: int, size: int) -> float:
     """Bytes to `StreamEvent`s."""
     body = deltas(count)
     provider = lean("http://127.0.0.1/v1")
@@ -128,47 +141,47 @@ async def read(count: int, size: int) -> Sample:
 
     began = time.process_time()
     found = sum([len(events) async for events in provider._events({"content-type": "text/event-stream"}, chunks())])
-    sample = Sample(time.process_time() - began, found)
+    cpu = time.process_time() - began
     await provider.aclose()
-    return sample
+    return cpu / found * MICRO
 
 
-async def run(repeat: int, quick: bool) -> None:
-    print(f"Python {platform.python_version()}, openai {openai.__version__}, medians of {repeat}\n")
-    polls = 200 if quick else 2000
-    with server(deltas=1, running=3600) as url:
-        ways = {way: lambda make=make: provider_polls(make(url), polls) for way, make in WIRES.items()}
-        ways["aiohttp alone"] = lambda: aiohttp_polls(url, polls)
-        await compare("CPU per poll, 50 at once", repeat, lambda: sdk_polls(url, polls), ways)
-
-    for name, streams, options in (
-        ("CPU per event, replay", 1, {"deltas": 1000 if quick else 5000}),
-        ("CPU per event, live, 50 streams", 50, {"deltas": 20 if quick else 100, "delay": 0.02}),
-    ):
-        print()
-        with server(**options) as url:
-            ways = {
-                way: lambda make=make, url=url, streams=streams: provider_events(make(url), streams)
-                for way, make in WIRES.items()
-            }
-            await compare(name, repeat, lambda url=url, streams=streams: sdk_events(url, streams), ways)
-
-    count = 1000 if quick else 20_000
-    print()
-    for name, size in (("in 64 kB", 65_536), ("one by one", len(deltas(1)))):
-        for what, measure in (("data lines", decoded), ("StreamEvents", read)):
-            samples = [await measure(count, size) for _ in range(repeat)]
-            each = sorted(sample.each for sample in samples)[repeat // 2]
-            print(f"{'bytes to ' + what:<34} {name:<22} {each:>9.1f} us")
+def loads(quick: bool) -> dict[str, tuple[int, dict[str, float]]]:
+    """Streams at once, and what the server is to do, by name."""
+    return {
+        "replay": (1, {"deltas": 1000 if quick else 5000}),
+        "live, 50 streams": (50, {"deltas": 20 if quick else 50, "delay": 0.02}),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="small counts, to see that it runs")
-    options = parser.parse_args()
-    asyncio.run(run(options.repeat, options.quick))
+async def polls(count: int, rounds: int) -> Comparison:
+    async with server(deltas=1, running=3600) as service:
+        url = service.url
+        ways: dict[str, Measure] = {"bare SDK": lambda: sdk_polls(url, count)}
+        ways |= {way: lambda make=make: provider_polls(make(url), count) for way, make in WIRES.items()}
+        return await compare("polls, 50 at once", {**ways, "aiohttp alone": lambda: aiohttp_polls(url, count)}, rounds)
 
 
-if __name__ == "__main__":
-    main()
+async def events(name: str, streams: int, options: dict[str, float], rounds: int) -> Comparison:
+    async with server(**options) as service:
+        url = service.url
+        ways: dict[str, Measure] = {"bare SDK": lambda: sdk_events(url, streams)}
+        ways |= {way: lambda make=make: provider_events(make(url), streams) for way, make in WIRES.items()}
+        return await compare(f"stream events, {name}", ways, rounds)
+
+
+async def bare_bytes(count: int, rounds: int) -> list[Figure]:
+    figures: list[Figure] = []
+    for name, size in (("64 kB at a time", 65_536), ("one event at a time", len(deltas(1)))):
+        for what, read in (("data lines", decoded), ("StreamEvents", read_events)):
+            each = statistics.median([await read(count, size) for _ in range(rounds)])
+            figures.append(Figure(f"bytes to {what}, {name}", each, "µs"))
+
+    return figures
+
+
+async def results(quick: bool) -> Results:
+    rounds = 1 if quick else ROUNDS
+    comparisons = [await polls(200 if quick else 1000, rounds)]
+    comparisons += [await events(name, *load, rounds) for name, load in loads(quick).items()]
+    return Results(comparisons, await bare_bytes(1000 if quick else 20_000, rounds))
