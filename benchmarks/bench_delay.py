@@ -1,8 +1,8 @@
 """How much later an event is seen through a handle than by a bare reader; and whether many streams at once are kept up.
 
 The events carry the time at which they were sent (see `stamps.py`). The bare reader is aiohttp, one split of lines and
-one `json.loads` per event, no more. "Delay" is from the sending to the user's loop; connections are made before the
-first delta. This process keeps to one core where the system lets it; the server has the other.
+one `json.loads` per event, no more. "Delay" is from the sending to the user's loop; all connections are made
+before the first delta. This process keeps to one core where the system lets it; the server has the other.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ async def watch(way: str, streams: int, seconds: float) -> Delays:
 
         delays.extend((now - float(stamp)) * MILLI for stamp in text.split())
 
-    async with process("benchmarks.stamps", rate=RATE, seconds=seconds) as stamps:
+    async with process("benchmarks.stamps", streams=streams, rate=RATE, seconds=seconds) as stamps:
         with one_core():
             async with WAYS[way](stamps.url) as read:
                 await asyncio.gather(*(read(note) for _ in range(streams)))

@@ -29,8 +29,8 @@ INTRODUCTION = """# Results
 
 Made by `make bench`; every number and every plot is the script's. CPU is that of the client's process, all its
 threads; servers are processes of their own on the same machine. Figures are medians of {rounds} rounds in which the
-ways take turns; percentiles are of all rounds' events together. Take the ratios, not the microseconds: they are of one run,
-on one machine. "1/8" is an eighth of the first way of the table. "Asked" is what the project set itself."""
+ways take turns; percentiles are of all rounds' events together. Take the ratios, not the microseconds: they are of one
+run, on one machine. "1/8" is an eighth of the first way of the table. "Asked" is what the project set itself."""
 
 
 def report(results: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """A service whose streams tell when they were sent: each delta is the time at which it was written, and a blank.
 
-`python -m benchmarks.stamps --rate=40 --seconds=5` prints `READY` and its base URL. Each run streams so
-many deltas a second, each in its own packet, from a second after its start on. The time is `time.monotonic()`, which
-all processes of a machine share. The server of `agentbg.testing` is exact where this one is fast, so that what is
+`python -m benchmarks.stamps --streams=50 --rate=40 --seconds=5` prints `READY` and its base URL. When so many streams
+are open, each gets so many deltas a second, each in its own packet. The time is `time.monotonic()`, which all processes
+of a machine share. The server of `agentbg.testing` is exact where this one is fast, so that what is
 measured is the reader.
 """
 
@@ -13,16 +13,25 @@ import asyncio
 import json
 import random
 import time
+from typing import ClassVar
 
-AHEAD = 1.0
-"""Seconds in which all readers connect."""
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+CALM = 0.5
+"""Seconds from the last stream's opening to the first delta."""
+HEAD = b"\r\n".join(
+    (
+        b"HTTP/1.1 200 OK",
+        b"content-type: text/event-stream",
+        b"transfer-encoding: chunked",
+        b"connection: close",
+        b"\r\n",
+    )
+)
 
 
 class Telling(asyncio.Protocol):
     """One connection: a request, and a run's stream."""
 
-    numbers = 0
+    opened: ClassVar[list[Telling]] = []
 
     def __init__(self, options: argparse.Namespace, draw: random.Random) -> None:
         self._options, self._draw = options, draw
@@ -40,28 +49,26 @@ class Telling(asyncio.Protocol):
         if not blank or len(body) < _length(head):
             return
 
-        self._received.clear()
-        Telling.numbers += 1
-        self._run, self._message = f"resp_{Telling.numbers:048x}", f"msg_{Telling.numbers:048x}"
+        self.opened.append(self)
+        self._run, self._message = f"resp_{len(self.opened):048x}", f"msg_{len(self.opened):048x}"
         self._transport.write(HEAD)
-        self._begin()
+        self._open()
+        if len(self.opened) == self._options.streams:
+            for each in self.opened:
+                each._begin(asyncio.get_running_loop().time() + CALM)
 
-    def _begin(self) -> None:
+    def _open(self) -> None:
         self._send("response.created", response=self._response("queued"))
         self._send("response.in_progress", response=self._response("in_progress"))
         self._send("response.output_item.added", output_index=0, item=self._item("in_progress"))
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         self._send("response.content_part.added", **self._place(), part=part)
-        interval = 1 / self._options.rate
-        loop = asyncio.get_running_loop()
-        self._times = iter(
-            [
-                loop.time() + AHEAD + (place + phase) * interval
-                for phase in (self._draw.random(),)
-                for place in range(int(self._options.seconds * self._options.rate))
-            ]
-        )
-        loop.call_at(next(self._times), self._tell)
+
+    def _begin(self, at: float) -> None:
+        interval, phase = 1 / self._options.rate, self._draw.random()
+        count = int(self._options.seconds * self._options.rate)
+        self._times = iter([at + (place + phase) * interval for place in range(count)])
+        asyncio.get_running_loop().call_at(next(self._times), self._tell)
 
     def _tell(self) -> None:
         if self._transport.is_closing():
@@ -81,6 +88,7 @@ class Telling(asyncio.Protocol):
         self._send("response.output_item.done", output_index=0, item=self._item("completed"))
         self._send("response.completed", response=self._response("completed"))
         self._transport.write(b"0\r\n\r\n")
+        self._transport.close()
 
     def _send(self, kind: str, **fields: object) -> None:
         event = {"type": kind, "sequence_number": self._number, **fields}
@@ -118,6 +126,7 @@ async def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=50, help="to wait for before the first delta")
     parser.add_argument("--rate", type=float, default=40.0, help="deltas a second, per stream")
     parser.add_argument("--seconds", type=float, default=5.0, help="for so long")
     parser.add_argument("--seed", type=int, default=1, help="of the streams' phases")
