@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import aiohttp
 
@@ -78,9 +80,9 @@ async def bare(base_url: str) -> AsyncGenerator[Read]:
 
 
 @asynccontextmanager
-async def handle(base_url: str, store: Store) -> AsyncGenerator[Read]:
+async def handle(base_url: str, store: Store, **options: Any) -> AsyncGenerator[Read]:
     """`async for update in handle.stream()`."""
-    async with ask(base_url) as agent, AgentRuntime(store) as runtime:
+    async with ask(base_url) as agent, AgentRuntime(store, **options) as runtime:
 
         async def read(note: Callable[[str], None]) -> None:
             submitted = await runtime.submit(agent, "x", stream=True)
@@ -98,10 +100,10 @@ async def handle(base_url: str, store: Store) -> AsyncGenerator[Read]:
 
 
 @asynccontextmanager
-async def sqlite_handle(base_url: str) -> AsyncGenerator[Read]:
+async def sqlite_handle(base_url: str, **options: Any) -> AsyncGenerator[Read]:
     """With a journal on the disk."""
     with TemporaryDirectory() as folder:
-        async with handle(base_url, SQLiteStore(Path(folder) / "runs.db")) as read:
+        async with handle(base_url, SQLiteStore(Path(folder) / "runs.db"), **options) as read:
             yield read
 
 
@@ -110,6 +112,8 @@ WAYS: dict[str, Reader] = {
     "agentbg, MemoryStore": lambda url: handle(url, MemoryStore()),
     "agentbg, SQLiteStore": sqlite_handle,
 }
+if "flush" in inspect.signature(AgentRuntime).parameters:
+    WAYS["agentbg, SQLiteStore, pipelined"] = lambda url: sqlite_handle(url, flush="pipelined")
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """200 runs side by side in real time: how often each way polls, and how late it sees the ends.
 
 The lengths are those of W2 (see `bench_polling.py`): 160 chats (median 8 s, sigma 0.7) and 40 of deep research (median
-600 s, sigma 0.6), lognormal, at evenly spread quantiles. All times, the ways' intervals too, are shortened by one
-factor, so that the longest run takes a minute: the loop that polls every 2 s polls every 52 ms. The runs start within
-40 s, the long ones first. The service counts the polls, and knows when each run ended. agentbg's ways run beside each
-other, each with a service of its own; the others alone, since they need most of a core.
+600 s, sigma 0.6), lognormal, at evenly spread quantiles. The clocks of all event loops, the service's among them, run
+so fast that the longest run takes a minute: all libraries go by their own intervals, and everything in between is real,
+the requests and the CPU that they take. The runs start one after the other, the long ones first. The service counts the
+polls, and knows when each run ended. agentbg's ways run beside each other, each with a service of its own; the others
+alone, since they need most of a core.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from statistics import NormalDist
 
-from agentbg import AgentRuntime, PollPolicy
+from aiohttp import web
 
+from agentbg import AgentRunOptions, AgentRuntime, PollPolicy
+from agentbg.stores import MemoryStore
+
+from . import haste
 from .measure import ask, percentile, process, sdk
 from .peers import Pydantic, background_agent
+from .service import SECRET
 
 POLL_COST = 0.2
 """Seconds of waiting that one poll is worth."""
@@ -31,23 +38,24 @@ POLL_COST = 0.2
 
 @dataclass(frozen=True)
 class Load:
-    """Jobs: when each starts, and how long it takes, in seconds of this machine."""
+    """Jobs: when each starts, and how long it takes, in seconds of the loop."""
 
     starts: list[float]
     lengths: list[float]
-    scale: float
-    """Seconds of the workload in a second of this machine."""
+    factor: float
+    """How many times as fast as others the loop's clock runs."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way did. Delays are in seconds of the workload."""
+    """What one way did."""
 
     way: str
     polls: list[int]
     delays: list[float]
+    """Seconds of the loop from each run's end to when its user sees it."""
     cpu: float | None
-    """Seconds of this process; None where it was shared."""
+    """Seconds of this process, real ones; None where it was shared."""
 
     @property
     def polls_per_run(self) -> float:
@@ -81,41 +89,40 @@ def quantiles(count: int, median: float, sigma: float) -> list[float]:
     return [math.exp(normal.inv_cdf((place + 0.5) / count)) for place in reversed(range(count))]
 
 
-def workload(runs: int, longest: float, within: float) -> Load:
-    """W2, shortened until its longest run takes `longest` seconds, with starts `within` so many."""
+def workload(runs: int, real: float) -> Load:
+    """W2 in a hurry: its longest run takes so many real seconds, and the last one starts when two thirds are over."""
     research, chats = quantiles(runs // 5, 600, 0.6), quantiles(runs - runs // 5, 8, 0.7)
-    draw = random.Random(1)
-    draw.shuffle(chats)
+    random.Random(1).shuffle(chats)
+    within = research[0] * 2 / 3
     starts = [within * place / len(group) for group in (research, chats) for place in range(len(group))]
-    scale = research[0] / longest
-    return Load(starts, [length / scale for length in (*research, *chats)], scale)
+    return Load(starts, [*research, *chats], research[0] / real)
 
 
 Run = Callable[[str], Awaitable[None]]
 """Asks for a run by its input, and returns when its end is seen."""
-Way = Callable[[str, float], AbstractAsyncContextManager[Run]]
-"""Opens a way, at a base URL and on a scale."""
+Way = Callable[[str], AbstractAsyncContextManager[Run]]
+"""Opens a way, at a base URL."""
 
 
 @asynccontextmanager
-async def bare_sdk(base_url: str, scale: float) -> AsyncGenerator[Run]:
+async def bare_sdk(base_url: str) -> AsyncGenerator[Run]:
     """The loop of OpenAI's guide."""
     async with sdk(base_url) as client:
 
         async def run(text: str) -> None:
             response = await client.responses.create(model="m", input=text, background=True)
             while response.status in ("queued", "in_progress"):
-                await asyncio.sleep(2 / scale)
+                await asyncio.sleep(2)
                 response = await client.responses.retrieve(response.id)
 
         yield run
 
 
 @asynccontextmanager
-async def pydantic_ai(base_url: str, scale: float) -> AsyncGenerator[Run]:
+async def pydantic_ai(base_url: str) -> AsyncGenerator[Run]:
     """`openai_background`, whose interval is 2 s."""
     async with sdk(base_url) as client:
-        agent = background_agent(Pydantic(client, 2 / scale))
+        agent = background_agent(Pydantic(client))
 
         async def run(text: str) -> None:
             await agent.run(text)
@@ -124,9 +131,9 @@ async def pydantic_ai(base_url: str, scale: float) -> AsyncGenerator[Run]:
 
 
 @asynccontextmanager
-async def handles(base_url: str, policy: PollPolicy) -> AsyncGenerator[Run]:
-    """`await handle`."""
-    async with ask(base_url) as agent, AgentRuntime(poll=policy) as runtime:
+async def exponential(base_url: str) -> AsyncGenerator[Run]:
+    """`await handle`, with the default policy."""
+    async with ask(base_url) as agent, AgentRuntime() as runtime:
 
         async def run(text: str) -> None:
             await (await runtime.submit(agent, text))
@@ -134,40 +141,96 @@ async def handles(base_url: str, policy: PollPolicy) -> AsyncGenerator[Run]:
         yield run
 
 
-def scaled(scale: float, policy: PollPolicy | None = None) -> PollPolicy:
-    """The default policy, in the load's time."""
-    policy = policy or PollPolicy()
-    return PollPolicy(initial=policy.initial / scale, maximum=policy.maximum / scale)
+@asynccontextmanager
+async def adaptive(base_url: str) -> AsyncGenerator[Run]:
+    """The same, with a schedule that has seen a hundred such runs end, and sees these."""
+    from agentbg.learning import PREFIX
+
+    from .polling import W2, learn
+
+    policy, store = PollPolicy(schedule="adaptive"), MemoryStore()
+    taught, _ = learn(policy, W2.random(100, seed=1))
+    async with ask(base_url) as agent:
+        await store.open()
+        await store.note(PREFIX + json.dumps([agent.name, "m"]), taught.to_json())
+        await store.aclose()
+        async with AgentRuntime(store, poll=policy) as runtime:
+
+            async def run(text: str) -> None:
+                await (await runtime.submit(agent, text))
+
+            yield run
+
+
+@asynccontextmanager
+async def webhooks(base_url: str) -> AsyncGenerator[Run]:
+    """The service tells of each end; a poll brings the answer."""
+    async with ask(base_url, webhook_secret=SECRET) as agent, AgentRuntime(agents=[agent], webhooks=True) as runtime:
+
+        async def take(request: web.BaseRequest) -> web.Response:
+            runtime.webhook(await request.read(), request.headers)
+            return web.Response()
+
+        async with listening(take) as url:
+            options = AgentRunOptions(metadata={"webhook": url})
+
+            async def run(text: str) -> None:
+                await (await runtime.submit(agent, text, options=options))
+
+            yield run
+
+
+@asynccontextmanager
+async def listening(take: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> AsyncGenerator[str]:
+    """An address that takes requests for as long as the block runs."""
+    runner = web.ServerRunner(web.Server(take))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}/"
+    finally:
+        await runner.cleanup()
 
 
 OTHERS: dict[str, Way] = {"bare SDK, every 2 s": bare_sdk, "pydantic-ai, background": pydantic_ai}
-OURS: dict[str, Way] = {"agentbg, exponential": lambda url, scale: handles(url, scaled(scale))}
+OURS: dict[str, Way] = {"agentbg, exponential": exponential}
+if find_spec("benchmarks.polling"):
+    OURS["agentbg, adaptive"] = adaptive
+
+if hasattr(AgentRuntime, "webhook"):
+    OURS["agentbg, webhooks"] = webhooks
 
 
 async def watch(name: str, way: Way, load: Load, *, alone: bool) -> Outcome:
     """Let one way do all the jobs."""
     ended: dict[str, float] = {}
-    async with process("benchmarks.service") as service:
-        async with way(service.url, load.scale) as run:
+    async with process("benchmarks.service", factor=load.factor) as service:
+        async with way(service.url) as run:
             loop = asyncio.get_running_loop()
             began, cpu = loop.time(), time.process_time()
 
             async def do(number: int) -> None:
                 await asyncio.sleep(began + load.starts[number] - loop.time())
                 await run(f"{number} {load.lengths[number]:.6f}")
-                ended[str(number)] = time.monotonic()
+                ended[str(number)] = loop.time()
 
             await asyncio.gather(*(do(number) for number in range(len(load.lengths))))
             cpu = time.process_time() - cpu
 
         seen: dict[str, tuple[float, int]] = json.loads(await asyncio.to_thread(service.end))
 
-    delays = [(at - seen[number][0]) * load.scale for number, at in ended.items()]
+    delays = [at - seen[number][0] for number, at in ended.items()]
     return Outcome(name, [polls for _, polls in seen.values()], delays, cpu if alone else None)
 
 
-async def results(quick: bool) -> Results:
-    load = workload(20, 2, 1) if quick else workload(200, 60, 40)
+async def watch_all(load: Load) -> list[Outcome]:
     outcomes = [await watch(name, way, load, alone=True) for name, way in OTHERS.items()]
     ours = (watch(name, way, load, alone=False) for name, way in OURS.items())
-    return Results(load, [*outcomes, *await asyncio.gather(*ours)])
+    return [*outcomes, *await asyncio.gather(*ours)]
+
+
+def results(quick: bool) -> Results:
+    load = workload(20, 5) if quick else workload(200, 60)
+    return Results(load, haste.run(watch_all(load), load.factor))

@@ -24,6 +24,8 @@ MILLI = 1e3
 ROUNDS = 5
 KEY = "none"
 """The local servers ask for no key; the SDK does."""
+PATIENCE = 3600.0
+"""Seconds. A machine that is slow for a moment, or a clock that runs fast, is not to end a measurement."""
 
 Measure = Callable[[], Awaitable[float]]
 """Measures one way once, in the unit of its comparison."""
@@ -80,7 +82,8 @@ async def cpu_of(work: Sequence[Awaitable[object]]) -> float:
 
 def results_of(name: str, quick: bool) -> Any:
     """What one benchmark has to say, by the name of its module without `bench_`. For a process of its own."""
-    return asyncio.run(import_module(f"benchmarks.bench_{name}").results(quick))
+    found = import_module(f"benchmarks.bench_{name}").results(quick)
+    return asyncio.run(found) if asyncio.iscoroutine(found) else found
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -123,11 +126,14 @@ def server(**options: float) -> AbstractAsyncContextManager[Server]:
     return process("agentbg.testing.server", **options)
 
 
-def sdk(base_url: str) -> openai.AsyncOpenAI:
-    """The bare SDK."""
-    return openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0)
+def sdk(base_url: str, **settings: Any) -> openai.AsyncOpenAI:
+    """The bare SDK. Nothing is sent twice: a request that fails is to be seen."""
+    return openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=PATIENCE, **settings)
 
 
-def ask(base_url: str) -> Agent[str]:
-    """An agent at the same server."""
-    return Agent(OpenAIResponses("m", base_url=base_url, api_key=KEY))
+@asynccontextmanager
+async def ask(base_url: str, **settings: Any) -> AsyncGenerator[Agent[str]]:
+    """An agent at the same server, with a client like that."""
+    client = sdk(base_url, **settings)
+    async with client, Agent(OpenAIResponses("m", client=client, timeout=PATIENCE)) as agent:
+        yield agent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,7 @@ def delay(results: bench_delay.Results) -> Figure:
     """How many events come later than so many milliseconds."""
     figure = Figure(figsize=(6.5, 3.6))
     axes = figure.subplots()
-    styles = ("-", "--", ":")
-    for each, style in zip(results.some, styles, strict=True):
+    for each, style in zip(results.some, cycle(("-", "--", ":", "-.")), strict=False):
         share, late = tail(each.milliseconds)
         axes.loglog(late, share, style, label=each.way, color=colour(each.way, floor="bare aiohttp"))
 
@@ -96,18 +96,32 @@ def tail(values: Sequence[float]) -> tuple[list[float], list[float]]:
     return shares, [ordered[min(int(len(ordered) * (1 - share)), len(ordered) - 1)] for share in shares]
 
 
-def polls_against_delay(results: bench_fleet.Results) -> Figure:
-    figure = Figure(figsize=(6.5, 4.2))
+def polls_against_delay(simulated: Any, measured: bench_fleet.Results) -> Figure:
+    """The plot that says it all: one point per policy, and the best that there can be. Rings are real time."""
+    figure = Figure(figsize=(8, 5.5))
     axes = figure.subplots()
-    for each in results.outcomes:
-        axes.loglog(each.mean_delay, each.polls_per_run, "o", color=colour(each.way))
-        axes.annotate(each.way, (each.mean_delay, each.polls_per_run), xytext=(6, 4), textcoords="offset points")
+    curves = (("exact optimum", simulated.curve, FLOOR, "-"), ("agentbg adaptive", simulated.adaptive, OURS, "--"))
+    for label, points, shade, style in curves:
+        on_w2 = [(point.delay, point.polls) for point in points if point.workload == "W2"]
+        axes.plot(*zip(*on_w2, strict=True), style, color=shade, label=label)
 
-    axes.set_title("Polls per run against mean delay")
-    axes.set_xlabel("mean delay, s")
-    axes.set_ylabel("polls per run")
+    for each in simulated.points:
+        if each.workload == "W2":
+            mark(axes, each.policy, each.delay, each.polls, "o")
+
+    for each in measured.outcomes:
+        mark(axes, each.way, each.mean_delay, each.polls_per_run, "o", fillstyle="none")
+
+    axes.set(xscale="log", yscale="log", xlabel="mean delay, s", ylabel="polls per run")
+    axes.set_title("Polls per run against mean delay, 80 % chats and 20 % deep research")
     plain(axes)
+    axes.legend()
     return figure
+
+
+def mark(axes: Axes, name: str, delay: float, polls: float, shape: str, **style: Any) -> None:
+    axes.plot(delay, polls, shape, color=colour(name), **style)
+    axes.annotate(name, (delay, polls), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour(name))
 
 
 def plain(axes: Axes) -> None:
@@ -126,5 +140,5 @@ PLOTS: dict[str, tuple[Callable[..., Figure], Sequence[str]]] = {
     "cpu_per_event": (cpu_per_event, ("streams",)),
     "cpu_per_poll": (cpu_per_poll, ("polls",)),
     "delay": (delay, ("delay",)),
-    "polls_against_delay": (polls_against_delay, ("fleet",)),
+    "polls_against_delay": (polls_against_delay, ("polling", "fleet")),
 }

@@ -1,8 +1,8 @@
-"""A service whose runs take as long as their input says: "17 0.25" is job 17, which takes a quarter of a second.
+"""A service whose runs take as long as their input says: "17 8.5" is job 17, which takes eight and a half seconds.
 
-`python -m benchmarks.service [--webhook=URL]` prints `READY` and its base URL, and, when it is terminated, what it saw
-as JSON: of each job when its run ended, by `time.monotonic()`, and how often it was polled. With `--webhook` it tells
-that address of each end, as OpenAI does, signed with `SECRET`.
+`python -m benchmarks.service --factor=1` prints `READY` and its base URL, and, when it is terminated, what it saw as
+JSON: of each job when its run ended, by the loop's clock, which runs `factor` times as fast as others, and how often it
+was polled. A run whose metadata has a `webhook` tells that address of its end, as OpenAI does, signed with `SECRET`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from agentbg.testing.server import Exchange, Fault, Reply, ResponsesServer, Run,
 from agentbg.testing.server.fault import Serve
 from agentbg.testing.server.wire import JSON, input_text
 
+from . import haste
+
 KEY = b"a key for benchmarks only"
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 
@@ -40,27 +42,28 @@ def script(request: JSON) -> Script:
 
 @dataclass(frozen=True)
 class Notify(Fault):
-    """No fault at all: it only learns of each run that is created."""
+    """No fault at all: it only sees each run that is created."""
 
-    tell: Notifier | None = None
+    notifier: Notifier
 
     def answer(self, exchange: Exchange, serve: Serve) -> Reply:
         reply = serve()
-        if self.tell is not None and exchange.run is not None:
-            self.tell.at_the_end_of(exchange.run)
+        if exchange.run is not None:
+            self.notifier.watch(exchange.run)
 
         return reply
 
 
 class Notifier:
-    """Sends a webhook at the end of each run."""
+    """Sends a webhook at the end of each run that names an address for it."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session, self._url = session, url
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
         self._sending: set[asyncio.Task[None]] = set()
 
-    def at_the_end_of(self, run: Run) -> None:
-        asyncio.get_running_loop().call_at(run.ends_at, self._send_soon, run)
+    def watch(self, run: Run) -> None:
+        if "webhook" in (run.request.get("metadata") or {}):
+            asyncio.get_running_loop().call_at(run.ends_at, self._send_soon, run)
 
     def _send_soon(self, run: Run) -> None:
         task = asyncio.ensure_future(self._send(run))
@@ -70,7 +73,9 @@ class Notifier:
     async def _send(self, run: Run) -> None:
         event = {"id": f"evt_{run.index}", "object": "event", "created_at": int(time.time()), "data": {"id": run.id}}
         body = json.dumps({**event, "type": f"response.{run.status}"}).encode()
-        async with self._session.post(self._url, data=body, headers=signed(f"wh_{run.index}", body)):
+        async with self._session.post(
+            run.request["metadata"]["webhook"], data=body, headers=signed(f"wh_{run.index}", body)
+        ):
             pass
 
 
@@ -88,11 +93,11 @@ def seen(server: ResponsesServer) -> dict[str, tuple[float, int]]:
     return {job(run.request)[0]: (run.ends_at, polls[run.id]) for run in server.runs.values()}
 
 
-async def main(webhook: str | None) -> None:
+async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with aiohttp.ClientSession() as session:
-        notify = Notify(on="create", times=None, tell=Notifier(session, webhook) if webhook else None)
+        notify = Notify(Notifier(session), on="create", times=None)
         async with ResponsesServer(script=script, faults=[notify]) as server:
             print(f"READY {server.base_url}", flush=True)
             await stop.wait()
@@ -101,5 +106,5 @@ async def main(webhook: str | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--webhook", help="where to tell of each run's end")
-    asyncio.run(main(parser.parse_args().webhook))
+    parser.add_argument("--factor", type=float, default=1.0, help="how many times as fast its clock runs")
+    haste.run(main(), parser.parse_args().factor)
