@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from . import bench_delay, bench_fleet, bench_polls, bench_streams
 from .measure import Comparison
 
-OURS, OTHERS, FLOOR = "#2563eb", "#9ca3af", "#111827"
+OURS, OTHERS, FLOOR = "#2563eb", "#868e9b", "#111827"
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "agentbg",  # the same names in each file
@@ -28,6 +28,8 @@ STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
 }
+LEFT_OUT = ("agentbg adaptive after 30 runs", "agentbg adaptive, learning as it goes")
+"""Of the policies: they lie where adaptive after 100 runs does."""
 POINTS = 100
 """Of a curve."""
 
@@ -106,12 +108,16 @@ def polls_against_delay(simulated: Any, measured: bench_fleet.Results) -> Figure
         axes.plot(*zip(*on_w2, strict=True), style, color=shade, label=label)
 
     for each in simulated.points:
-        if each.workload == "W2":
-            mark(axes, each.policy, each.delay, each.polls, "o")
+        if each.workload == "W2" and each.policy not in LEFT_OUT:
+            axes.plot(each.delay, each.polls, "o", color=colour(each.policy))
+            tag(axes, each.policy, each.delay, each.polls)
 
     for each in measured.outcomes:
-        mark(axes, each.way, each.mean_delay, each.polls_per_run, "o", fillstyle="none")
+        axes.plot(each.mean_delay, each.polls_per_run, "o", markersize=9, fillstyle="none", color=colour(each.way))
+        if "webhooks" in each.way:
+            tag(axes, each.way, each.mean_delay, each.polls_per_run)
 
+    axes.plot([], [], "o", markersize=9, fillstyle="none", color=OTHERS, label="the same ways in real time")
     axes.set(xscale="log", yscale="log", xlabel="mean delay, s", ylabel="polls per run")
     axes.set_title("Polls per run against mean delay, 80 % chats and 20 % deep research")
     plain(axes)
@@ -119,9 +125,9 @@ def polls_against_delay(simulated: Any, measured: bench_fleet.Results) -> Figure
     return figure
 
 
-def mark(axes: Axes, name: str, delay: float, polls: float, shape: str, **style: Any) -> None:
-    axes.plot(delay, polls, shape, color=colour(name), **style)
-    axes.annotate(name, (delay, polls), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour(name))
+def tag(axes: Axes, name: str, delay: float, polls: float) -> None:
+    place = (8, 8 if "exponential (the" in name else -3)
+    axes.annotate(name, (delay, polls), xytext=place, textcoords="offset points", fontsize=8, color=colour(name))
 
 
 def plain(axes: Axes) -> None:
