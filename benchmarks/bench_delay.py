@@ -25,7 +25,7 @@ import aiohttp
 from agentbg import AgentRuntime
 from agentbg.stores import MemoryStore, SQLiteStore, Store
 
-from .measure import MILLI, ROUNDS, ask, percentile, process
+from .measure import MILLI, ask, percentile, process
 
 RATE = 40.0
 """Deltas a second, per stream: a fast model."""
@@ -170,6 +170,5 @@ async def measure(streams: int, seconds: float, rounds: int) -> list[Delays]:
 
 
 async def results(quick: bool) -> Results:
-    rounds = 1 if quick else ROUNDS
-    some = await measure(50, 0.5 if quick else 2.5, rounds)
-    return Results(some, await measure(50 if quick else 250, 0.5 if quick else 3.0, 1 if quick else 3))
+    seconds, rounds = (0.5, 1) if quick else (3.0, 3)
+    return Results(await measure(50, seconds, rounds), await measure(50 if quick else 250, seconds, rounds))

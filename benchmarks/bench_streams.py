@@ -145,6 +145,6 @@ async def measure(load: Load, rounds: int) -> Comparison:
 async def results(quick: bool) -> Results:
     memory, sqlite = "agentbg, MemoryStore", "agentbg, SQLiteStore"
     replay = Load("replay", 1, 500 if quick else 5000, 0, 0, {memory: 1 / 15, sqlite: 1 / 8})
-    live = Load("live, 50 streams", 50, 10 if quick else 100, 0.02, 1, {memory: 1 / 5, sqlite: 1 / 4})
+    live = Load("live, 50 streams", 50, 10 if quick else 75, 0.02, 1, {memory: 1 / 5, sqlite: 1 / 4})
     rounds = 1 if quick else ROUNDS
     return Results(await measure(replay, rounds), await measure(live, rounds), replay, live)

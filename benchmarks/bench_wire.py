@@ -63,15 +63,12 @@ async def sdk_polls(base_url: str, count: int) -> float:
         return await repeated(lambda: client.responses.retrieve(run_id), count)
 
 
-async def sdk_events(base_url: str, streams: int) -> float:
-    counts: list[int] = []
+async def sdk_events(base_url: str) -> float:
     async with sdk(base_url) as client:
-
-        async def read() -> None:
-            stream = await client.responses.create(model="m", input="x", background=True, stream=True)
-            counts.append(sum([1 async for _ in stream]))
-
-        return await cpu_of([read() for _ in range(streams)]) / sum(counts) * MICRO
+        began = time.process_time()
+        stream = await client.responses.create(model="m", input="x", background=True, stream=True)
+        count = sum([1 async for _ in stream])
+        return (time.process_time() - began) / count * MICRO
 
 
 async def provider_polls(provider: OpenAIResponses, count: int) -> float:
@@ -97,15 +94,12 @@ async def aiohttp_polls(base_url: str, count: int) -> float:
         return await repeated(poll, count)
 
 
-async def provider_events(provider: OpenAIResponses, streams: int) -> float:
-    counts: list[int] = []
-
-    async def read() -> None:
-        counts.append(sum([len(events) async for events in provider.open(ASK)]))
-
-    cpu = await cpu_of([read() for _ in range(streams)])
+async def provider_events(provider: OpenAIResponses) -> float:
+    began = time.process_time()
+    count = sum([len(events) async for events in provider.open(ASK)])
+    cpu = time.process_time() - began
     await provider.aclose()
-    return cpu / sum(counts) * MICRO
+    return cpu / count * MICRO
 
 
 def deltas(count: int) -> bytes:
@@ -146,14 +140,6 @@ async def read_events(count: int, size: int) -> float:
     return cpu / found * MICRO
 
 
-def loads(quick: bool) -> dict[str, tuple[int, dict[str, float]]]:
-    """Streams at once, and what the server is to do, by name."""
-    return {
-        "replay": (1, {"deltas": 1000 if quick else 5000}),
-        "live, 50 streams": (50, {"deltas": 20 if quick else 50, "delay": 0.02}),
-    }
-
-
 async def polls(count: int, rounds: int) -> Comparison:
     async with server(deltas=1, running=3600) as service:
         url = service.url
@@ -162,12 +148,12 @@ async def polls(count: int, rounds: int) -> Comparison:
         return await compare("polls, 50 at once", {**ways, "aiohttp alone": lambda: aiohttp_polls(url, count)}, rounds)
 
 
-async def events(name: str, streams: int, options: dict[str, float], rounds: int) -> Comparison:
-    async with server(**options) as service:
+async def events(count: int, rounds: int) -> Comparison:
+    async with server(deltas=count) as service:
         url = service.url
-        ways: dict[str, Measure] = {"bare SDK": lambda: sdk_events(url, streams)}
-        ways |= {way: lambda make=make: provider_events(make(url), streams) for way, make in WIRES.items()}
-        return await compare(f"stream events, {name}", ways, rounds)
+        ways: dict[str, Measure] = {"bare SDK": lambda: sdk_events(url)}
+        ways |= {way: lambda make=make: provider_events(make(url)) for way, make in WIRES.items()}
+        return await compare("stream events, replay", ways, rounds)
 
 
 async def bare_bytes(count: int, rounds: int) -> list[Figure]:
@@ -182,6 +168,5 @@ async def bare_bytes(count: int, rounds: int) -> list[Figure]:
 
 async def results(quick: bool) -> Results:
     rounds = 1 if quick else ROUNDS
-    comparisons = [await polls(200 if quick else 1000, rounds)]
-    comparisons += [await events(name, *load, rounds) for name, load in loads(quick).items()]
+    comparisons = [await polls(200 if quick else 1000, rounds), await events(1000 if quick else 5000, rounds)]
     return Results(comparisons, await bare_bytes(1000 if quick else 20_000, rounds))
