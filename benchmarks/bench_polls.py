@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from agentbg import AgentRuntime, PollPolicy
+from agentbg import AgentRuntime, PollPolicy, RequestBudget
 
 from .measure import MICRO, ROUNDS, Comparison, Measure, ask, compare, sdk, server
 from .peers import ASK, Pydantic, background_agent, framework
@@ -101,7 +101,7 @@ async def pydantic_polls(base_url: str) -> AsyncGenerator[Count]:
 async def handles(base_url: str) -> AsyncGenerator[Count]:
     """Through the whole runtime."""
     policy = PollPolicy(initial=INTERVAL, growth=0, maximum=INTERVAL, jitter=0)
-    async with ask(base_url) as agent, AgentRuntime(poll=policy, max_requests=RUNS) as runtime:
+    async with ask(base_url) as agent, AgentRuntime(poll=policy, budget=RequestBudget(in_flight=RUNS)) as runtime:
         held = [await runtime.submit(agent, "x") for _ in range(RUNS)]
         yield lambda: sum(handle.polls for handle in held)
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentbg import Agent, AgentRuntime, BackgroundHandle, PollPolicy
+from agentbg import Agent, AgentRuntime, BackgroundHandle, PollPolicy, RequestBudget
 from agentbg.core.model import Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
 from agentbg.core.queue import PollQueue
 from agentbg.core.status import RunStatus
@@ -191,7 +191,7 @@ async def lag(rate: int, seconds: float) -> list[float]:
     interval = 5.0
     provider = Punctual(interval)
     policy = PollPolicy(initial=interval, growth=0, maximum=interval, jitter=0)
-    async with Agent(provider) as agent, AgentRuntime(poll=policy, max_requests=1000) as runtime:
+    async with Agent(provider) as agent, AgentRuntime(poll=policy, budget=RequestBudget(in_flight=1000)) as runtime:
         held = [await runtime.submit(agent, "x") for _ in range(int(rate * interval))]
         await asyncio.sleep(interval)
         provider.lags.clear()  # of what came while the runs were submitted

@@ -1,7 +1,7 @@
 """CPU per poll and per stream event at the provider alone: the bare SDK, the provider over the SDK, and its lean wire.
 
-An event of the bare SDK is a pydantic object, ours a `StreamEvent`. The last rows show
-what of it is the provider's own work on bytes that are there already.
+An event of the bare SDK is a pydantic object, ours a `StreamEvent`. The last rows show what of it is the provider's own
+work on bytes that are there already.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import aiohttp
 import openai
 
-from agentbg.core.model import StartRequest
-from agentbg.core.sse import EventDecoder
+from agentbg.core.model import RunRef, StartRequest
 from agentbg.providers import OpenAIResponses
+from agentbg.providers._shapes import Shapes
+from agentbg.providers.responses_events import EventReader
 
 from .measure import KEY, MICRO, ROUNDS, Comparison, Figure, Measure, compare, cpu_of, sdk, server
 
@@ -116,28 +117,14 @@ def deltas(count: int) -> bytes:
     return "".join(f"event: {event['type']}\ndata: {text}\n\n" for text in texts).encode()
 
 
-async def decoded(count: int, size: int) -> float:
-    """Bytes to data lines, in chunks of a size."""
-    body, decoder = deltas(count), EventDecoder()
-    began = time.process_time()
-    found = sum(len(decoder.feed(body[at : at + size])) for at in range(0, len(body), size))
-    return (time.process_time() - began) / found * MICRO
-
-
-async def read_events(count: int, size: int) -> float:
-    """Bytes to `StreamEvent`s."""
+def read(count: int, size: int) -> float:
+    """Bytes to `StreamEvent`s, in chunks of a size."""
     body = deltas(count)
-    provider = lean("http://127.0.0.1/v1")
-
-    async def chunks():
-        for at in range(0, len(body), size):
-            yield body[at : at + size]
-
+    reader = EventReader(Shapes(), lambda run_id: RunRef("openai", "here", {"response": run_id}))
     began = time.process_time()
-    found = sum([len(events) async for events in provider._events({"content-type": "text/event-stream"}, chunks())])
-    cpu = time.process_time() - began
-    await provider.aclose()
-    return cpu / found * MICRO
+    found = sum(len(reader.feed(body[at : at + size])) for at in range(0, len(body), size))
+    reader.check()
+    return (time.process_time() - began) / found * MICRO
 
 
 async def polls(count: int, rounds: int) -> Comparison:
@@ -156,17 +143,15 @@ async def events(count: int, rounds: int) -> Comparison:
         return await compare("stream events, replay", ways, rounds)
 
 
-async def bare_bytes(count: int, rounds: int) -> list[Figure]:
-    figures: list[Figure] = []
-    for name, size in (("64 kB at a time", 65_536), ("one event at a time", len(deltas(1)))):
-        for what, read in (("data lines", decoded), ("StreamEvents", read_events)):
-            each = statistics.median([await read(count, size) for _ in range(rounds)])
-            figures.append(Figure(f"bytes to {what}, {name}", each, "µs"))
-
-    return figures
+def bytes_alone(count: int, rounds: int) -> list[Figure]:
+    sizes = (("64 kB at a time", 65_536), ("one event at a time", len(deltas(1))))
+    return [
+        Figure(f"bytes to StreamEvents, {name}", statistics.median(read(count, size) for _ in range(rounds)), "µs")
+        for name, size in sizes
+    ]
 
 
 async def results(quick: bool) -> Results:
     rounds = 1 if quick else ROUNDS
     comparisons = [await polls(200 if quick else 1000, rounds), await events(1000 if quick else 5000, rounds)]
-    return Results(comparisons, await bare_bytes(1000 if quick else 20_000, rounds))
+    return Results(comparisons, bytes_alone(1000 if quick else 20_000, rounds))
