@@ -43,8 +43,7 @@ from .gate import Gates, Passage
 from .hooks import Hooks
 from .hosting import Host
 from .invoking import invoke
-from .journal import Journal
-from .live import LiveRun, promise, resolve
+from .live import LiveRun, outlast, promise, resolve
 from .reader import Reader
 from .stores.base import Store
 
@@ -61,7 +60,6 @@ class Driver:
     def __init__(self, store: Store, clock: Clock, gates: Gates, hooks: Hooks) -> None:
         self.runs: dict[str, LiveRun] = {}
         self._store = store
-        self._journal = Journal(store, clock)
         self._hooks = hooks
         self.clock = clock
         self._host = Host(clock)
@@ -83,7 +81,10 @@ class Driver:
 
         Cancelling this only cuts the wait for starts and calls short.
         """
-        await self._host.aclose()
+        try:
+            await self._host.aclose()
+        finally:
+            await outlast({asyncio.gather(*map(self._drain, self.runs.values()))})
 
     def require_open(self) -> None:
         """Raise RuntimeClosed unless runs can be driven."""
@@ -121,7 +122,10 @@ class Driver:
 
         try:
             async with live.lock:
-                await self._do(live, live.run.begin(self.clock.now()))
+                lost = await live.journal.lost()
+                retold = live.run.dialogue.retell(lost.updates, lost.text) if lost else []
+                first = [Commit(retold)] if retold else []
+                await self._do(live, [*first, *live.run.begin(self.clock.now())])
         except AgentBGError as error:
             self._let_go(live, error)
             raise
@@ -162,7 +166,7 @@ class Driver:
     def read(self, live: LiveRun, after: int) -> Reader:
         """A run's updates with a seq above `after`: from the store, and as they come."""
         self.require_open()
-        return live.read(self._store, after)
+        return live.read(after)
 
     # --- commands ---
 
@@ -211,7 +215,10 @@ class Driver:
         if commit.updates:
             live.settled = False  # until the store has these
 
-        await self._journal.commit(record, commit)
+        flush_in = await live.journal.commit(commit)
+        if flush_in is not None:
+            asyncio.get_running_loop().call_later(flush_in, self._flush, live)
+
         if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
             live.announced = True
             self._hooks.submitted(live)
@@ -393,6 +400,17 @@ class Driver:
                 self._act(live, command)
         except Exception as error:  # noqa: BLE001  it is handed on
             self._contain(live, error)
+
+    def _flush(self, live: LiveRun) -> None:
+        if self._host.is_open and live.lost is None:
+            self._spawn(live, live.journal.flush())
+
+    async def _drain(self, live: LiveRun) -> None:
+        """Have what was told stored. What a store refuses, the next owner makes good for, as after a crash."""
+        try:
+            await live.journal.close()
+        except AgentBGError as error:
+            logger.warning("run %s: its last updates are not stored: %s", live.id, error)
 
     def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         try:

@@ -14,9 +14,9 @@ from .core.model import RunRef
 from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import AgentBGError
+from .journal import Journal
 from .partials import ReadPartial
 from .reader import Reader
-from .stores.base import Store
 from .tools import Toolset
 
 _NEVER = -inf
@@ -108,12 +108,12 @@ class LiveRun:
 
     __slots__ = (
         "_bell", "_calls_under_way", "_news", "_on_settled", "_readers", "_rests", "announced", "cancelling",
-        "committed", "interval", "lock", "lost", "reconnects", "record", "restarts_until", "run", "settled", "started",
+        "committed", "interval", "journal", "lock", "lost", "reconnects", "record", "restarts_until", "run", "settled", "started",
         "stream", "ways",
     )  # fmt: skip
 
-    def __init__(self, run: Run, ways: Ways | None) -> None:
-        self.run = run
+    def __init__(self, run: Run, journal: Journal, ways: Ways | None) -> None:
+        self.run, self.journal = run, journal
         self.ways = ways
         """None where no agent is known, so that the run can only be looked at."""
         self.record = run.record
@@ -175,7 +175,7 @@ class LiveRun:
         return self.driven_by.calls, self.record.ref
 
     def publish(self, updates: Sequence[AgentRunResponseUpdate]) -> None:
-        """Hand on updates that the store has taken."""
+        """Hand on updates that the journal has taken."""
         if not updates:
             return
 
@@ -251,9 +251,9 @@ class LiveRun:
 
             await self.bell.wait()
 
-    def read(self, store: Store, after: int) -> Reader:
-        """All updates with a seq above `after`, as they are published or from the store, until the last."""
-        reader = Reader(self, store, after)
+    def read(self, after: int) -> Reader:
+        """All updates with a seq above `after`, as they are published or from the journal, until the last."""
+        reader = Reader(self, after)
         if self._readers is None:
             self._readers = []
 
@@ -261,7 +261,7 @@ class LiveRun:
         return reader
 
     def dress(self, update: AgentRunResponseUpdate) -> AgentRunResponseUpdate:
-        """Give an update from the store what a store does not keep."""
+        """Give an update from the journal what a journal does not keep."""
         last = update.type is UpdateType.END or (update.type is UpdateType.WAITING and update.seq == self.committed)
         response: Any = self.run.response if last else None
         update.issuer, update.response = self.run.dialogue.issuer(update.seq), response

@@ -6,30 +6,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from .core.update import AgentRunResponseUpdate
-from .stores.base import Store
 
 if TYPE_CHECKING:
     from .live import LiveRun
 
 RECENT = 256
-"""Updates that wait in memory for a consumer. One that falls further behind reads the store, at its own pace."""
+"""Updates that wait in memory for a consumer. One that falls further behind reads the journal, at its own pace."""
 
 
 class Reader:
-    """All updates of a run with a seq above `after`, as they are published or from the store, some at a time, until the
-    last. A source for a `ResumableStream`; a cancelled wait loses nothing.
+    """All updates of a run with a seq above `after`, as they are published or from its journal, some at a time, until
+    the last. A source for a `ResumableStream`; a cancelled wait loses nothing.
     """
 
-    __slots__ = ("__weakref__", "_after", "_behind", "_closed", "_live", "_mail", "_store")
+    __slots__ = ("__weakref__", "_after", "_behind", "_closed", "_live", "_mail")
 
-    def __init__(self, live: LiveRun, store: Store, after: int) -> None:
-        self._live, self._store = live, store
+    def __init__(self, live: LiveRun, after: int) -> None:
+        self._live = live
         self._after = after
         """The seq of the last update that was given out."""
         self._mail: list[AgentRunResponseUpdate] = []
         """What was published since, unless it was too much."""
         self._behind = True
-        """What follows is in the store, not in the mail."""
+        """What follows is in the journal, not in the mail."""
         self._closed = False
 
     def put(self, updates: Sequence[AgentRunResponseUpdate]) -> None:
@@ -70,9 +69,9 @@ class Reader:
         self._mail.clear()
 
     async def _read(self) -> Sequence[AgentRunResponseUpdate]:
-        """What the store has; nothing when this consumer has caught up with what was published."""
+        """What the journal has; nothing when this consumer has caught up with what was published."""
         committed = self._live.committed
-        stored = await self._store.read(self._live.id, after=self._after) if self._after < committed else ()
+        stored = await self._live.journal.read(self._after) if self._after < committed else ()
         batch = self._news([self._live.dress(update) for update in stored])
         if not batch:  # a run that was taken up by its token begins in its middle
             self._after = max(self._after, committed)
@@ -81,7 +80,7 @@ class Reader:
         return batch
 
     def _news(self, updates: Sequence[AgentRunResponseUpdate]) -> Sequence[AgentRunResponseUpdate]:
-        """Those that were not given out: what is read from the store may be published afterwards."""
+        """Those that were not given out: what is read from the journal may be published afterwards."""
         if updates and updates[0].seq <= self._after:
             updates = [update for update in updates if update.seq > self._after]
 

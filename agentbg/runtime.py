@@ -26,6 +26,7 @@ from .gate import Gates
 from .handle import BackgroundHandle
 from .hooks import Hook, Hooks
 from .inputs import Input, read_input
+from .journal import Flush, JournalMode, check_choice, open_journal
 from .learning import Learning
 from .live import LiveRun, Ways, heard, outlast
 from .options import AgentRunOptions
@@ -49,6 +50,10 @@ class AgentRuntime:
     - `poll` and `stream` say when to poll and how a stream is kept.
     - `agents` are those whose stored runs are to be driven on, each with a name of its own; agents given to `submit`
       and `resume` are known from then on, the first of a name.
+    - `journal` says how much of the updates of streams is kept: "full", each with the service's event; "checkpoint",
+      their text and place, at intervals; "off", none. A consumer that misses what is not kept gets a RESET with the
+      text so far. `flush` says when a full journal is written: by "commit" before any consumer sees an update,
+      "pipelined" a moment later. `docs/storage.md` has what each costs, and what a crash leaves.
     - `budget` bounds the requests to each service: how many are under way, and how many are sent per second. Where it
       binds, a submit or a cancel waits for its turn; see `RequestBudget`.
     - `hooks` see what happens to the runs: `agentbg.hooks` says what.
@@ -62,11 +67,16 @@ class AgentRuntime:
         poll: PollPolicy | None = None,
         stream: StreamPolicy | None = None,
         agents: Iterable[Agent[Any]] = (),
+        journal: JournalMode = "full",
+        flush: Flush = "commit",
         budget: RequestBudget | None = None,
         hooks: Iterable[Hook] = (),
         draw: Draw = random.random,
         clock: Clock | None = None,
     ) -> None:
+        check_choice("journal", journal, JournalMode)
+        check_choice("flush", flush, Flush)
+        self._journal, self._flush = journal, flush
         self.clock = clock or SystemClock()
         self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
@@ -116,14 +126,16 @@ class AgentRuntime:
         stream: bool = False,
         options: AgentRunOptions | None = None,
         deadline: float | None = None,
+        journal: JournalMode | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> BackgroundHandle[T]:
         """Start a run in the background; returns when the service has it, or has answered it at once.
 
         With `stream` the run is streamed from the start, and so can be streamed again after a cut. `deadline` is in
         seconds from now: a run that is not done by then expires. `options` are those of any run; a submitted run is a
-        background run always. `metadata` is yours, JSON-safe, kept in the store, and shown to tools. A `thread` takes
-        one run at a time: UsageError while its last one goes on.
+        background run always. `journal` is this run's own, in the place of the runtime's. `metadata` is yours,
+        JSON-safe, kept in the store, and shown to tools. A `thread` takes one run at a time: UsageError while its last
+        one goes on.
 
         An intent is stored before the start is sent. Cancelling this call does not stop the start: the run is then in
         the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several
@@ -136,6 +148,9 @@ class AgentRuntime:
         if deadline is not None and deadline <= 0:
             raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
 
+        if journal is not None:
+            check_choice("journal", journal, JournalMode)
+
         self._register(agent)
         if thread is not None:
             await self._bring_up_to_date(thread)
@@ -145,6 +160,7 @@ class AgentRuntime:
 
         record = agent.record(None, self.clock.wall(), agent.request(input, thread, options))
         record.stream = stream
+        record.journal, record.flush = journal or self._journal, self._flush
         record.epoch = 1
         record.deadline_at = None if deadline is None else record.created_at + deadline
         record.metadata = dict(metadata) if metadata else NOTHING
@@ -304,6 +320,7 @@ class AgentRuntime:
 
         token.check_age(self.clock.wall(), agent.provider.retention)
         record = agent.record(token, self.clock.wall(), None)
+        record.journal, record.flush = self._journal, self._flush
         record.epoch = 1
         return await self._once(record.id, lambda: self._enter(record, agent, thread))
 
@@ -331,7 +348,7 @@ class AgentRuntime:
             tools=agent.tooling(thread, record.request) if agent else None,
             hazard=self._learning.of(agent, record) if agent else None,
         )
-        live = LiveRun(run, ways := self._ways_of(agent) if agent else None)
+        live = LiveRun(run, open_journal(self._store, self.clock, run), ways := self._ways_of(agent) if agent else None)
         if agent is not None and agent.name == record.agent and ways and ways.restarts:
             bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)
             live.restarts_until = min(bound or inf for bound in bounds)

@@ -189,6 +189,19 @@ class Assembly:
         self.position = replace(at, seq=self.position.seq)
         self._said, self._inherited = said, at.chars > at.before
 
+    def retell(self, seq: int, text: str | None) -> AgentRunResponseUpdate:
+        """The update that makes good for those, up to `seq`, that nobody knows any more: `text` is the run's so far.
+
+        Without it, the present round begins anew.
+        """
+        at = self.position
+        if text is None:
+            self.position = Position(seq, None, at.before, at.before_digest, 0, at.before, at.before_digest)
+            return self._reset("")
+
+        self.position = replace(at, seq=seq)
+        return self._reset(text[at.before :])
+
     def status(self) -> AgentRunResponseUpdate:
         """An update that says no more than that the run's status has changed."""
         return self._update(UpdateType.STATUS)

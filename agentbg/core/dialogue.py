@@ -134,6 +134,19 @@ class Dialogue:
         self.reissue()
         return updates
 
+    def retell(self, lost: int, text: str | None) -> list[AgentRunResponseUpdate]:
+        """The owner before may have told up to `lost` updates that are not stored: what stands, its `text` where that
+        is known, is told again under numbers that nobody had.
+
+        Between rounds, and before the run has a name, nothing was told that is not stored.
+        """
+        if self._record.ref is None or self.between or not self._record.status.live:
+            return []
+
+        update = self.assembly.retell(self.assembly.position.seq + lost, text)
+        self._record.position = self.assembly.position
+        return [update]
+
     def take_up(self) -> list[AgentRunResponseUpdate]:
         """Another process has begun what is to be done now."""
         interrupted = take_up(self._record.rounds[-1], self._tools.rules)

@@ -48,6 +48,12 @@ class RunRecord:
     until the answers are sent."""
     renewed_at: float | None = None
     """When its user last answered: the bound for a run's age counts from then."""
+    journal: str = "full"
+    """How much of the run's updates is kept."""
+    flush: str = "commit"
+    """Whether they are kept before they are seen."""
+    drained: int = 0
+    """The last owner, by its epoch, who had stored all that was seen when it closed; where that is not sure anyway."""
     metadata: JSON = field(default_factory=lambda: NOTHING)
     """The caller's own, JSON-safe."""
 

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from itertools import count, cycle
 from typing import Any
 
-from agentbg import StoreError
+from agentbg import AgentRunResponseUpdate, StoreError
 from agentbg.core.record import RunRecord
 from agentbg.core.status import RunStatus
 from agentbg.stores import Store
@@ -152,5 +152,5 @@ class MoodyStore:
         self.stolen = True
         await self._inner.acquire(run_id)
 
-    async def journal(self, run_id: str) -> list[int]:
-        return [update.seq for update in await self._inner.read(run_id, limit=100_000)]
+    async def journal(self, run_id: str) -> Sequence[AgentRunResponseUpdate]:
+        return await self._inner.read(run_id, limit=100_000)

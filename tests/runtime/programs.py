@@ -54,6 +54,8 @@ class Program:
     lives: list[Life]
     in_flight: int
     seed: int
+    modes: list[dict[str, str]]
+    """How each runtime, one after the other, keeps the journals of its runs."""
 
 
 MOMENTS = st.one_of(
@@ -200,6 +202,9 @@ CAPS = st.sampled_from(
         ALL_CAPS | Cap.IDEMPOTENT_START,
     ]
 )
+MODES = st.sampled_from(
+    [{}, {}, {"flush": "pipelined"}, {"flush": "pipelined"}, {"journal": "checkpoint"}, {"journal": "off"}]
+)
 PROGRAMS = st.builds(
     Program,
     scripts=st.lists(SCRIPTS, min_size=1, max_size=3),
@@ -215,4 +220,5 @@ PROGRAMS = st.builds(
     lives=st.lists(LIVES, min_size=1, max_size=3),
     in_flight=st.sampled_from([1, 32]),
     seed=st.integers(0, 9),
+    modes=st.lists(MODES, min_size=1, max_size=3),
 )
