@@ -108,8 +108,8 @@ class LiveRun:
 
     __slots__ = (
         "_bell", "_calls_under_way", "_news", "_on_settled", "_readers", "_rests", "announced", "cancelling",
-        "committed", "interval", "journal", "lock", "lost", "reconnects", "record", "restarts_until", "run", "settled", "started",
-        "stream", "ways",
+        "committed", "interval", "journal", "lock", "lost", "reconnects", "record", "restarts_until", "run", "settled",
+        "started", "stream", "ways",
     )  # fmt: skip
 
     def __init__(self, run: Run, journal: Journal, ways: Ways | None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from math import inf
 from typing import Any, Self, TypeVar
@@ -31,6 +32,7 @@ from .learning import Learning
 from .live import LiveRun, Ways, heard, outlast
 from .options import AgentRunOptions
 from .providers.base import Cap
+from .retention import KEPT, Retention, moment
 from .stores.base import Store
 from .stores.memory import MemoryStore
 from .thread import AgentThread
@@ -54,6 +56,9 @@ class AgentRuntime:
       their text and place, at intervals; "off", none. A consumer that misses what is not kept gets a RESET with the
       text so far. `flush` says when a full journal is written: by "commit" before any consumer sees an update,
       "pipelined" a moment later. `docs/storage.md` has what each costs, and what a crash leaves.
+    - `retention` is how long runs are kept after their end, 30 days by default, None for ever. Those that are older are
+      forgotten when the runtime is entered, and as runs are submitted, at most once an hour. Runs that go on, or wait
+      for their user, are never forgotten.
     - `budget` bounds the requests to each service: how many are under way, and how many are sent per second. Where it
       binds, a submit or a cancel waits for its turn; see `RequestBudget`.
     - `hooks` see what happens to the runs: `agentbg.hooks` says what.
@@ -69,6 +74,7 @@ class AgentRuntime:
         agents: Iterable[Agent[Any]] = (),
         journal: JournalMode = "full",
         flush: Flush = "commit",
+        retention: timedelta | None = KEPT,
         budget: RequestBudget | None = None,
         hooks: Iterable[Hook] = (),
         draw: Draw = random.random,
@@ -86,6 +92,7 @@ class AgentRuntime:
         self._draw = draw
         self._learning = Learning(self._store)
         observed = Hooks(hooks, lambda live: BackgroundHandle(self._driver, live))
+        self._retention = Retention(self._store, self.clock, retention)
         self._gates = Gates(budget or RequestBudget(), self.clock, draw)
         self._driver = Driver(self._store, self.clock, self._gates, observed)
         for agent in agents:
@@ -103,6 +110,7 @@ class AgentRuntime:
             await self._learning.load()
             await self._driver.open()
             await self._take_up_all()
+            self._retention.look()
         except BaseException:
             await self.__aexit__()
             raise
@@ -142,16 +150,10 @@ class AgentRuntime:
         tries; SubmitUnknown when the start's answer was lost; UsageError, RuntimeClosed, StoreError.
         """
         self._driver.require_open()
-        if options is not None and options.continuation_token is not None:
-            raise UsageError("To take up a run by its token, call runtime.resume(token, agent=…), not submit.")
-
-        if deadline is not None and deadline <= 0:
-            raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
-
-        if journal is not None:
-            check_choice("journal", journal, JournalMode)
-
+        _check_submission(options, deadline)
+        check_choice("journal", journal or self._journal, JournalMode)
         self._register(agent)
+        self._retention.look()
         if thread is not None:
             await self._bring_up_to_date(thread)
 
@@ -238,6 +240,15 @@ class AgentRuntime:
         records = await self._store.list(statuses=_statuses(status), agent=agent, limit=limit)
         return [BackgroundHandle(self._driver, await self._take_up(record)) for record in records]
 
+    async def purge(self, *, before: datetime | float) -> int:
+        """Forget the runs that ended before this time, a Unix time or a datetime with its zone; how many they were.
+
+        Runs that go on, or wait for their user, stay. A handle of a forgotten run keeps its response; to stream it
+        raises RunUnknown. What a run is at its service does not change. Raises UsageError, RuntimeClosed, StoreError.
+        """
+        self._driver.require_open()
+        return await self._store.purge(before=moment(before))
+
     async def as_completed(self, handles: Iterable[BackgroundHandle[T]]) -> AsyncIterator[BackgroundHandle[T]]:
         """The handles, each as soon as it is done, well or badly, or this process stops driving it: `result` says why.
 
@@ -255,6 +266,7 @@ class AgentRuntime:
         """Let go of the store, once the runs on their way out of it have come: a later owner's are not to be taken."""
         try:
             await outlast(set(self._taking.values()))
+            await self._retention.aclose()
         finally:
             try:
                 await self._learning.aclose()
@@ -374,6 +386,14 @@ class AgentRuntime:
 
     def _register(self, agent: Agent[Any]) -> None:
         self._agents.setdefault(agent.name, agent)
+
+
+def _check_submission(options: AgentRunOptions | None, deadline: float | None) -> None:
+    if options is not None and options.continuation_token is not None:
+        raise UsageError("To take up a run by its token, call runtime.resume(token, agent=…), not submit.")
+
+    if deadline is not None and deadline <= 0:
+        raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
 
 
 def _statuses(status: RunStatus | str | Collection[RunStatus | str] | None) -> Collection[RunStatus] | None:

@@ -91,7 +91,7 @@ async def watching(path: Path, run_id: str, *, to_cancel: bool = False) -> Async
             return
 
         try:
-            runtime = await stack.enter_async_context(AgentRuntime(SQLiteStore(path)))
+            runtime = await stack.enter_async_context(AgentRuntime(SQLiteStore(path), retention=None))
         except StoreInUse:
             if not record.status.live:  # nothing at the service could be cancelled: it waits in the store
                 raise

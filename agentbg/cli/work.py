@@ -61,7 +61,7 @@ async def submit(order: Order, screen: Screen) -> Exit:
         raise UsageError("There is nothing to ask: give a text, or `-` to read it from stdin.")
 
     _make_folder(order.store)
-    async with order.spec.make_agent() as agent, AgentRuntime(SQLiteStore(order.store)) as runtime:
+    async with order.spec.make_agent() as agent, AgentRuntime(SQLiteStore(order.store), retention=None) as runtime:
         run = await runtime.submit(agent, order.prompt, stream=order.stream, metadata=order.spec.metadata)
         if order.detach:
             screen.started(run)

@@ -114,6 +114,9 @@ class MoodyStore:
             self.troubled.add(record.id)
             raise
 
+        if save == self._inner.append:  # then the record is as it was
+            return
+
         self.kept[record.id] = status, seq
         if status.terminal:
             assert self.ended.setdefault(record.id, status) is status, "it had ended otherwise"
