@@ -151,7 +151,8 @@ class AgentRuntime:
         """
         self._driver.require_open()
         _check_submission(options, deadline)
-        check_choice("journal", journal or self._journal, JournalMode)
+        journal = self._journal if journal is None else journal
+        check_choice("journal", journal, JournalMode)
         self._register(agent)
         self._retention.look()
         if thread is not None:
@@ -162,7 +163,7 @@ class AgentRuntime:
 
         record = agent.record(None, self.clock.wall(), agent.request(input, thread, options))
         record.stream = stream
-        record.journal, record.flush = journal or self._journal, self._flush
+        record.journal, record.flush = journal, self._flush
         record.epoch = 1
         record.deadline_at = None if deadline is None else record.created_at + deadline
         record.metadata = dict(metadata) if metadata else NOTHING

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..agent import Agent
+from ..core.position import Position, digest
 from ..core.record import RunRecord
 from ..core.response import AgentRunResponse, build_response
 from ..core.rounds import said
 from ..core.status import RunStatus
 from ..core.token import ContinuationToken
-from ..core.update import AgentRunResponseUpdate
+from ..core.update import AgentRunResponseUpdate, UpdateType
 from ..errors import StoreInUse, SubmitUnknown
+from ..journal import UNKEPT_AHEAD, told
 from ..options import AgentRunOptions
 from ..runtime import AgentRuntime
 from ..stores.base import Store
@@ -122,6 +124,12 @@ class StoredRun:
 
     async def _updates(self, after: int) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
         last = self._record.position.seq
+        if self._record.journal == "off":
+            for update in await self._store.read(self.id, after=last - 1):
+                yield told(replace(update, response=self.response), self.response.text, after)
+
+            return
+
         async for update in _journal(self._store, self.id, after):
             yield [replace(update, response=self.response) if update.seq == last else update]
 
@@ -132,7 +140,8 @@ class BorrowedRun:
     def __init__(self, store: Store, record: RunRecord, agent: Agent[Any], token: ContinuationToken) -> None:
         self._store, self._agent = store, agent
         self.id = record.id
-        self.token = token
+        self._unkept = record.journal == "off"
+        self.token = replace(token, position=beginning(record)) if self._unkept else token
         self.response = _response(record, token)
         self._said = said(each for each in record.rounds if each.sent)
 
@@ -147,9 +156,12 @@ class BorrowedRun:
         return self.response.status
 
     async def _updates(self, after: int) -> AsyncGenerator[Sequence[AgentRunResponseUpdate], None]:
-        seq = self.token.position.seq
-        async for update in _journal(self._store, self.id, after, seq):
-            yield [update]
+        begun = self.token.position
+        if self._unkept:
+            yield [AgentRunResponseUpdate(UpdateType.RESET, begun.seq, self._said, position=begun)]
+        else:
+            async for update in _journal(self._store, self.id, after, begun.seq):
+                yield [update]
 
         options = AgentRunOptions(allow_background_responses=True, continuation_token=self.token)
         async with self._agent.run_streaming(thread=self._agent.get_new_thread(), options=options) as updates:
@@ -176,6 +188,13 @@ async def _journal(
             yield update
 
         after = batch[-1].seq
+
+
+def beginning(record: RunRecord) -> Position:
+    """Where the present round of a run began of which no updates are kept; its seqs are beyond all that was told."""
+    text = said(each for each in record.rounds if each.sent)
+    chars, crc = len(text), digest(text)
+    return Position(record.position.seq + UNKEPT_AHEAD, None, chars, crc, 0, chars, crc)
 
 
 def _token(record: RunRecord) -> ContinuationToken:

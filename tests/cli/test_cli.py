@@ -221,6 +221,22 @@ class TestOwners:
 
         assert dump(store) == before
 
+    @pytest.mark.parametrize("mode", [{"flush": "pipelined"}, {"journal": "checkpoint"}, {"journal": "off"}])
+    def test_a_run_is_watched_however_little_of_its_updates_is_kept(self, serve, cli, store, mode):
+        told = Turns([ASKS, Script.text(" It is paid back. " * 20, deltas=20).lasting(delay=0.05)])
+        serve(told)
+        text = "A moment." + " It is paid back. " * 20
+        run_id = asyncio.run(leave(store, "input_required", **mode))
+        assert cli("watch", run_id).stdout == "A moment.\n"
+        asyncio.run(leave(store, None, run_id, answer=True))
+        with owned(store):
+            assert written(cli.lines("watch", run_id)) == text
+
+        asyncio.run(leave(store, "completed", run_id))
+        assert written(cli.lines("watch", run_id)) == text
+        (last,) = cli.lines("watch", run_id, "--after", str(cli.lines("watch", run_id)[-2]["seq"]))[-1:]
+        assert last["type"] == "end"
+
     def test_a_live_run_can_be_cancelled(self, serve, cli, store):
         server = serve(ENDLESS)
         run_id = cli.detach("Hello?", "--stream")
@@ -380,14 +396,29 @@ def refund(order: int) -> str:
     return f"Order {order} is paid back."
 
 
-async def leave(store, status, run_id=None):
+def written(lines) -> str:
+    text = ""
+    for line in lines:
+        text = line["text"] if line["type"] == "reset" else text + line["text"]
+
+    return text
+
+
+async def leave(store, status, run_id=None, answer=False, **mode):
     """A program with a tool of its own drives a run until it waits, or to its end, or not at all; its id."""
     store.parent.mkdir(exist_ok=True)
     async with (
         Agent(OpenAIResponses("gpt-test"), name="clerk", tools=[refund]) as agent,
-        AgentRuntime(SQLiteStore(store), agents=[agent]) as runtime,
+        AgentRuntime(SQLiteStore(store), agents=[agent], **mode) as runtime,
     ):
-        handle = await (runtime.get(run_id) if run_id else runtime.submit(agent, "Order 17 came torn."))
+        asked = {"stream": True} if mode else {}
+        handle = await (runtime.get(run_id) if run_id else runtime.submit(agent, "Order 17 came torn.", **asked))
+        if answer:
+            await handle.respond(*[request.approve() for request in handle.response.requests])
+            async for update in handle.stream():
+                if "paid" in update.text:
+                    break
+
         while status is not None and await handle.wait() != status:
             await handle.respond(*[request.approve() for request in handle.response.requests])
 
