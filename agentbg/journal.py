@@ -18,7 +18,7 @@ from .clock import Clock
 from .core.messages import Commit
 from .core.position import digest
 from .core.record import RunRecord
-from .core.rounds import said
+from .core.rounds import said as text_of
 from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import UsageError
@@ -178,7 +178,7 @@ class Unkept(Journal):
     def __init__(self, store: Store, clock: Clock, run: Run) -> None:
         super().__init__(store, clock, run.record)
         self._run = run
-        self._said = [said(run.record.rounds)]
+        self._said = [text_of(run.record.rounds)]
         self._last: AgentRunResponseUpdate | None = None
         self._saved = run.record.position.seq
 
@@ -196,13 +196,16 @@ class Unkept(Journal):
 
     async def read(self, after: int) -> Sequence[AgentRunResponseUpdate]:
         """The latest update, and what makes good for those before it."""
-        record = self._record
+        said = "".join(self._said)
         if self._last is not None:
-            return told(self._last, "".join(self._said), after)
+            return told(self._last, said, after)
 
-        stored = await super().read(record.position.seq - 1)  # the run rested before this process had it
-        text = self._run.response.text if record.status.terminal else "".join(self._said)
-        return told(stored[-1], text, after) if stored else ()
+        stored = await super().read(self._saved - 1)  # the run rested before this process had it
+        if not stored:
+            return ()
+
+        last = stored[-1]
+        return told(last, self._run.response.text if last.type is UpdateType.END else said, after)
 
     async def lost(self) -> Lost | None:
         """All that came since the record was saved; its text, only if there was none yet."""

@@ -64,11 +64,8 @@ _SCHEMA = (
     """,
     # Apart from the runs, whose rows are rewritten with every save: a request can be a conversation of 100 kB.
     "CREATE TABLE requests (run_id TEXT PRIMARY KEY, request BLOB)",
-    """
-    CREATE TABLE updates (
-        run_id TEXT, seq INTEGER, payload BLOB NOT NULL, first INTEGER, PRIMARY KEY (run_id, seq)
-    ) WITHOUT ROWID
-    """,
+    # Rows lie in the order of their commits: those of many runs that share a commit share their pages.
+    "CREATE TABLE updates (run_id TEXT, seq INTEGER, payload BLOB NOT NULL, first INTEGER, PRIMARY KEY (run_id, seq))",
     """
     CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN
         DELETE FROM requests WHERE run_id = old.id;
