@@ -3,8 +3,8 @@
 A run's journal is kept in one of three ways: `Journal` writes each update before any consumer sees it, `Behind` writes
 a moment later, `Unkept` never. In the last two, consumers may know updates that no store does when the process dies.
 The next owner makes good for them, whatever they were: `lost` is the most there can have been, its own updates have
-seqs beyond, and the first of these is a RESET with the text so far. So a seq is never used twice, and joining the text
-since the last RESET is right for a consumer of any owner.
+seqs beyond, and the first of these is a RESET with the text so far. So a seq never stands for two places, and joining the
+text since the last RESET is right for a consumer of any owner.
 """
 
 from __future__ import annotations

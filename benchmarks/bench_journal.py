@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_journal [--quick]
 
-Live: 50 runs, 50 updates a second each, one at a time. Replay: one run, 5,000 updates, 200 at a time. Only the journal is
-at work: the CPU is that of both threads, less that of the same updates with no journal at all; the delay is from an
+Live: 50 runs, 50 updates a second each, one at a time. Replay: one run, 5,000 updates, 200 at a time. Only the journal
+is at work: the CPU is that of both threads, less that of the same updates with no journal at all; the delay is from an
 update's being there to consumers' being told, for those that were not held up by the one before.
 """
 
@@ -127,7 +127,7 @@ def cases() -> list[tuple[str, tuple[str, str]]]:
 
 
 def measured(rounds: int) -> dict[tuple[str, tuple[str, str], bool], tuple[float, float, float]]:
-    """By store, mode, and whether it is live: CPU in µs per update, and the delay's median and 99th percentile in ms."""
+    """By store, mode, and whether it is live: CPU in µs per update; the delay's median and 99th percentile in ms."""
     # Round by round, so that a slow moment of the machine meets all cases alike.
     found: dict[tuple[str, tuple[str, str], bool], list[tuple[float, float, float]]] = {}
     for _ in range(rounds):

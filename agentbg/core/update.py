@@ -55,7 +55,7 @@ class AgentRunResponseUpdate:
 
     type: UpdateType
     seq: int
-    """Ours: from 1, without gaps, per run."""
+    """Ours: from 1, per run; without gaps but before a RESET that makes good for what a journal did not keep."""
     text: str = ""
     """A delta; never the whole text again, unless `type` is RESET."""
     source: Source | None = field(default=None, repr=False)

@@ -7,7 +7,8 @@
 3. **Fenced.** Every `save` and `append` carries the record's epoch. `acquire` raises the epoch by one; from then on an
    older one raises `Fenced` and writes nothing. The engine that hands runs to owners may err; this rule may not.
 4. **Idempotent append.** Saving an update whose (run, seq) is in the journal already changes nothing: the first wins.
-5. **Ordered reads.** `read` gives updates by ascending seq, without gaps, and only committed ones.
+5. **Ordered reads.** `read` gives all updates by ascending seq, and only committed ones. Seqs follow each other, but an
+   owner may leave some out.
 6. **One owner.** `open` takes the whole store for one runtime, or raises `StoreInUse`; `aclose`, or the death of the
    process, releases it. A store opened with `readonly=True` takes nothing and refuses every write.
 7. **No aliasing.** What goes in is copied or serialised before the call first waits; what comes out is the caller's.
