@@ -3,8 +3,8 @@
 A run's journal is kept in one of three ways: `Journal` writes each update before any consumer sees it, `Behind` writes
 a moment later, `Unkept` never. In the last two, consumers may know updates that no store does when the process dies.
 The next owner makes good for them, whatever they were: `lost` is the most there can have been, its own updates have
-seqs beyond, and the first of these is a RESET with the text so far. So a seq never stands for two places, and joining the
-text since the last RESET is right for a consumer of any owner.
+seqs beyond, and the first of these is a RESET with the text so far. So a seq never stands for two places, and joining
+the text since the last RESET is right for a consumer of any owner.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ class Unkept(Journal):
         self._run = run
         self._said = [text_of(run.record.rounds)]
         self._last: AgentRunResponseUpdate | None = None
-        self._saved = run.record.position.seq
+        self._taken_up_at = run.record.position
+        self._saved = self._taken_up_at.seq
 
     async def _commit(self, commit: Commit) -> float | None:
         seq = self._record.position.seq
@@ -196,16 +197,19 @@ class Unkept(Journal):
 
     async def read(self, after: int) -> Sequence[AgentRunResponseUpdate]:
         """The latest update, and what makes good for those before it."""
-        said = "".join(self._said)
         if self._last is not None:
-            return told(self._last, said, after)
+            return told(self._last, "".join(self._said), after)
 
-        stored = await super().read(self._saved - 1)  # the run rested before this process had it
-        if not stored:
+        said, at = "".join(self._said), self._taken_up_at
+        stored = await super().read(at.seq - 1)
+        if stored:  # the run rested when this process got it
+            last = stored[-1]
+            return told(last, self._run.response.text if last.type is UpdateType.END else said, after)
+
+        if (len(said), digest(said)) != (at.chars, at.digest):  # it was in the midst of a round, which begins anew
             return ()
 
-        last = stored[-1]
-        return told(last, self._run.response.text if last.type is UpdateType.END else said, after)
+        return told(AgentRunResponseUpdate(UpdateType.RESET, at.seq, said, position=at), said, after)
 
     async def lost(self) -> Lost | None:
         """All that came since the record was saved; its text, only if there was none yet."""

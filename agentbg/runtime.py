@@ -82,7 +82,8 @@ class AgentRuntime:
     ) -> None:
         check_choice("journal", journal, JournalMode)
         check_choice("flush", flush, Flush)
-        self._journal, self._flush = journal, flush
+        self._journal: JournalMode = journal
+        self._flush: Flush = flush
         self.clock = clock or SystemClock()
         self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
         self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
@@ -151,8 +152,8 @@ class AgentRuntime:
         """
         self._driver.require_open()
         _check_submission(options, deadline)
-        journal = self._journal if journal is None else journal
-        check_choice("journal", journal, JournalMode)
+        kept: JournalMode = self._journal if journal is None else journal
+        check_choice("journal", kept, JournalMode)
         self._register(agent)
         self._retention.look()
         if thread is not None:
@@ -163,7 +164,7 @@ class AgentRuntime:
 
         record = agent.record(None, self.clock.wall(), agent.request(input, thread, options))
         record.stream = stream
-        record.journal, record.flush = journal, self._flush
+        record.journal, record.flush = kept, self._flush
         record.epoch = 1
         record.deadline_at = None if deadline is None else record.created_at + deadline
         record.metadata = dict(metadata) if metadata else NOTHING

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..core.model import StartRequest
+from ..core.model import JSON, StartRequest
 from ..errors import StoreError, StoreInUse, StoreInvalid, StoreNewer
 
 T = TypeVar("T")
@@ -85,17 +85,33 @@ _ADDED = (
         DELETE FROM names WHERE run_id = old.id;
     END
     """,
+    # Apart from the runs, as requests are: the outputs of tools can be large, and each is written once.
+    """
+    CREATE TABLE IF NOT EXISTS answers (run_id TEXT, round INTEGER, call INTEGER, answer BLOB NOT NULL,
+        PRIMARY KEY (run_id, round, call))
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS answers_deleted AFTER DELETE ON runs BEGIN
+        DELETE FROM answers WHERE run_id = old.id;
+    END
+    """,
     "CREATE TABLE IF NOT EXISTS notes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
 )
 """Part of the schema, too, and made in files that were written before: some of schema 1 have one or the other."""
 _UPGRADE = (*_ADDED, "ALTER TABLE updates ADD COLUMN first INTEGER", f"PRAGMA user_version = {SCHEMA_VERSION}")
 """From schema 1, which had one update in a row."""
-_STAND_INS = {"names": "CREATE TEMP TABLE names (remote_id, run_id)", "notes": "CREATE TEMP TABLE notes (key, value)"}
+_STAND_INS = {
+    "names": "CREATE TEMP TABLE names (remote_id, run_id)",
+    "answers": "CREATE TEMP TABLE answers (run_id, round, call, answer)",
+    "notes": "CREATE TEMP TABLE notes (key, value)",
+}
 """For who only reads an older file."""
 
 
 Columns = Mapping[str, str | float | None]
 """What runs are looked up by."""
+Answers = Mapping[tuple[int, int], JSON]
+"""The answers to a run's calls, by round and call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +120,10 @@ class StoreFile:
 
     connection: sqlite3.Connection
     lock: sqlite3.Connection | None = None
-    settled: dict[str, tuple[Columns, StartRequest | None]] = field(default_factory=dict[str, Any])
+    settled: dict[str, tuple[Columns, StartRequest | None, Answers]] = field(default_factory=dict[str, Any])
     """What the file holds of live runs and hardly any save changes: columns, whose indexes would have to be updated,
-    and requests, which can be conversations of 100 kB. Must be cleared whenever a write is undone."""
+    requests, which can be conversations of 100 kB, and the answers to calls. Must be cleared whenever a write is
+    undone."""
 
     def or_not_at_all(self, work: Callable[[StoreFile], T]) -> T:
         """Do this inside a transaction; when it raises, what it wrote is undone, and nothing else."""

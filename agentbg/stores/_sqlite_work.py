@@ -15,8 +15,16 @@ from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate
 from . import _refusals
 from . import _sqlite_journal as journal
-from ._sqlite_file import Columns, StoreFile
-from .codec import decode_record, encode_request, encode_state, remote_ids
+from ._sqlite_file import Answers, Columns, StoreFile
+from .codec import (
+    decode_answers,
+    decode_record,
+    encode_answer,
+    encode_request,
+    encode_state,
+    remote_ids,
+    without_answers,
+)
 
 _CREATE = """
     INSERT INTO runs (id, status, agent, provider, endpoint, remote_id, created_at, finished_at, epoch, state)
@@ -42,7 +50,11 @@ _RECORDS = """
     LEFT JOIN updates ON updates.run_id = id AND seq = (SELECT max(seq) FROM updates WHERE run_id = id)
 """
 _NOTE = "INSERT INTO notes (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-_NOTHING: tuple[None, None] = (None, None)
+_SAVE_ANSWER = """
+    INSERT INTO answers (run_id, round, call, answer) VALUES (?, ?, ?, ?)
+    ON CONFLICT (run_id, round, call) DO UPDATE SET answer = excluded.answer WHERE answer IS NOT excluded.answer
+"""
+_NOTHING: tuple[None, None, Answers] = (None, None, {})
 _NEWEST_FIRST = "ORDER BY created_at DESC, runs.rowid DESC"
 
 
@@ -57,18 +69,23 @@ class Row:
     earlier: Sequence[str]
     """What the service called its earlier rounds."""
     request: StartRequest | None
+    answers: Answers
     terminal: bool
 
     @classmethod
     def of(cls, record: RunRecord) -> Row:
-        """Serialise what can change; a request is frozen. Raises UsageError for what JSON cannot hold."""
+        """Serialise what can change; a request is frozen, and an answer given. Raises UsageError for what JSON cannot
+        hold.
+        """
+        bare, answers = without_answers(record)
         return cls(
             id=record.id,
             epoch=record.epoch,
-            state=encode_state(record),
+            state=encode_state(bare),
             columns=_columns(record),
             earlier=remote_ids(record)[:-1],
             request=record.request,
+            answers=answers,
             terminal=record.status.terminal,
         )
 
@@ -81,6 +98,7 @@ def create(file: StoreFile, row: Row, request: bytes | None) -> None:
 
     _save_request(file, row.id, request)
     _save_names(file, row)
+    _save_answers(file, row, {})
     _settle(file, row)
 
 
@@ -96,7 +114,7 @@ def save(file: StoreFile, row: Row, updates: journal.Journal) -> None:
     if not db.execute(_SAVE, {"id": run_id, "epoch": row.epoch, "state": row.state}).rowcount:
         raise _refusals.fenced(row.id, row.epoch, load(file, row.id).epoch)
 
-    columns, request = file.settled.get(row.id, _NOTHING)
+    columns, request, answers = file.settled.get(row.id, _NOTHING)
     if columns != row.columns:
         db.execute(_SAVE_COLUMNS, {"id": run_id, **_storable(row.columns)})
         _save_names(file, row)
@@ -104,6 +122,7 @@ def save(file: StoreFile, row: Row, updates: journal.Journal) -> None:
     if columns is None or request is not row.request:
         _save_request(file, row.id, encode_request(row.request))
 
+    _save_answers(file, row, answers)
     _settle(file, row)
     journal.add_all(db, run_id, row.epoch, journal.rows(updates))
 
@@ -201,12 +220,18 @@ def _save_names(file: StoreFile, row: Row) -> None:
     file.connection.executemany(_SAVE_NAME, [(_text(name), _text(row.id)) for name in row.earlier])
 
 
+def _save_answers(file: StoreFile, row: Row, known: Answers) -> None:
+    for place, answer in row.answers.items():
+        if known.get(place) is not answer:
+            file.connection.execute(_SAVE_ANSWER, [_text(row.id), *place, encode_answer(answer)])
+
+
 def _settle(file: StoreFile, row: Row) -> None:
     """Remember what need not be written again while the run goes on."""
     if row.terminal:
         file.settled.pop(row.id, None)
     else:
-        file.settled[row.id] = row.columns, row.request
+        file.settled[row.id] = row.columns, row.request, row.answers
 
 
 def _columns(record: RunRecord) -> Columns:
@@ -226,7 +251,13 @@ def _storable(columns: Columns) -> Columns:
 
 
 def _records(file: StoreFile, clauses: str, values: Sequence[Any] | Mapping[str, Any]) -> Sequence[RunRecord]:
-    return [decode_record(*row) for row in file.connection.execute(f"{_RECORDS} {clauses}", values).fetchall()]
+    records = [decode_record(*row) for row in file.connection.execute(f"{_RECORDS} {clauses}", values).fetchall()]
+    for record in records:
+        if record.rounds:
+            sql = "SELECT round, call, answer FROM answers WHERE run_id = ?"
+            decode_answers(record, file.connection.execute(sql, [_text(record.id)]))
+
+    return records
 
 
 def _marks(values: Collection[Any]) -> str:

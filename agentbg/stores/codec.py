@@ -11,13 +11,13 @@ Strings may hold lone surrogates, as JSON's may. They are kept, each by itself, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar, cast
 
 from pydantic_core import from_json, to_json
 
-from ..core.model import RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
+from ..core.model import JSON, RunErrorInfo, RunRef, Snapshot, StartRequest, Usage
 from ..core.position import Position
 from ..core.record import RunRecord
 from ..core.requests import InputRequest, RequestKind
@@ -63,6 +63,41 @@ def encode_state(record: RunRecord) -> bytes:
         _dump(record.metadata, "metadata")
 
     return _dump_fast(_plain(record, without="request"), "record")
+
+
+def without_answers(record: RunRecord) -> tuple[RunRecord, Mapping[tuple[int, int], JSON]]:
+    """A record without the answers to its calls, which can be large and never change; and these, by round and call."""
+    answers = {
+        (place, number): call.answer
+        for place, each in enumerate(record.rounds)
+        for number, call in enumerate(each.calls)
+        if call.answer is not None
+    }
+    if not answers:
+        return record, answers
+
+    rounds = [replace(each, calls=[replace(call, answer=None) for call in each.calls]) for each in record.rounds]
+    return replace(record, rounds=rounds), answers
+
+
+def encode_answer(answer: JSON) -> bytes:
+    """The answer to a call. Raises UsageError for what JSON cannot hold."""
+    return _dump_fast(answer, "answer to a call")
+
+
+def decode_answers(record: RunRecord, answers: Iterable[tuple[int, int, bytes]]) -> None:
+    """Put answers back to their calls; those of calls that are not answered are left over from a round that was not
+    taken. Raises StoreError when they are damaged.
+    """
+    for place, number, answer in answers:
+        calls = record.rounds[place].calls if place < len(record.rounds) else ()
+        if number < len(calls) and calls[number].state is CallState.ANSWERED:
+            try:
+                calls[number].answer = _load(answer)
+            except ValueError as error:
+                raise StoreError(
+                    f"The answer to a call is damaged: {error}. Restore the store from a backup."
+                ) from error
 
 
 def encode_request(request: StartRequest | None) -> bytes | None:

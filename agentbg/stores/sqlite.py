@@ -39,7 +39,8 @@ class SQLiteStore:
     start, a status, an answer, an end, with all that has gathered. What a stream shows so comes up to a window later.
     With 0 nothing waits: an update is there half a millisecond after it came, and costs several times the CPU.
 
-    A `StartRequest` is frozen, and so is written once for each object: what changes inside it later is not seen.
+    A `StartRequest` is frozen, and a call is answered once: each is written once for each object, and what changes
+    inside it later is not seen.
 
     Raises UsageError for a path that names no file, or a window that is none. All other errors come from `open` and the
     operations: `StoreError` and its kinds.

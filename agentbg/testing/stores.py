@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ..core.model import RunRef
 from ..core.position import Position, digest
-from ..core.rounds import Round
+from ..core.requests import InputRequest, RequestKind
+from ..core.rounds import Call, CallState, Round
 from ..core.status import RunStatus
 from ..core.update import AgentRunResponseUpdate, UpdateType
 from ..errors import Fenced, RunUnknown, StoreError, StoreInUse, UsageError
@@ -119,6 +121,34 @@ class StoreConformance(JournalConformance):
             assert await store.load("run_1") == full_record()
             await store.save(make_record(epoch=3, request=None))
             assert await store.load("run_1") == make_record(epoch=3, request=None)
+
+    async def test_the_answers_to_calls_come_back_each_to_its_call(self, new_store: NewStore) -> None:
+        calls = [Call(InputRequest(f"call_{n}", RequestKind.CALL, "look"), CallState.READY) for n in range(3)]
+        record = make_record(rounds=[Round(None, calls=calls[:1]), Round(None, calls=calls[1:])])
+        async with opened(new_store()) as store:
+            await store.create(record)
+            for number, call in enumerate(calls):
+                call.state, call.answer = CallState.ANSWERED, {"output": f"{number} {NASTY}"}
+                await store.save(record)
+                assert await store.load("run_1") == record
+
+            assert await store.list() == [record]
+            if self.reopens:
+                await store.aclose()
+                await store.open()
+
+            assert await store.acquire("run_1") == replace(record, epoch=1)
+
+    async def test_a_round_that_was_not_taken_leaves_no_answer_behind(self, new_store: NewStore) -> None:
+        asked = InputRequest("call_1", RequestKind.CALL, "look")
+        answered = Round(None, calls=[Call(asked, CallState.ANSWERED, {"output": "seen"})])
+        open_again = Round(None, calls=[Call(asked, CallState.READY)])
+        other = Round(None, calls=[Call(asked, CallState.ANSWERED, {"output": "other"})])
+        async with opened(new_store()) as store:
+            await store.create(make_record(rounds=[answered]))
+            for rounds in ([], [open_again], [other], [open_again, answered], [answered]):
+                await store.save(make_record(rounds=rounds))
+                assert await store.load("run_1") == make_record(rounds=rounds)
 
     async def test_a_save_of_an_unknown_run_is_refused(self, new_store: NewStore) -> None:
         async with opened(new_store()) as store:

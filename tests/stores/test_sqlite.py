@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from agentbg.core.status import RunStatus
 from agentbg.errors import Fenced, RunUnknown, StoreError, StoreInUse, StoreInvalid, StoreNewer, UsageError
 from agentbg.stores import SQLiteStore
 from agentbg.stores.codec import encode_request, encode_state, encode_update
-from agentbg.testing.samples import make_record, make_updates
+from agentbg.testing.samples import full_record, make_record, make_updates
 from agentbg.testing.stores import opened
 
 OTHER_PROCESS = """
@@ -688,8 +689,9 @@ class TestEnd:
 async def test_nothing_of_a_deleted_run_stays_in_the_file(path):
     async with opened(SQLiteStore(path)) as store:
         for run_id in ("run_1", "run_2"):
-            await store.create(make_record(run_id, status=RunStatus.FAILED, finished_at=1.0))
-            await store.save(make_record(run_id, status=RunStatus.FAILED, finished_at=1.0), make_updates(1, 2))
+            record = replace(full_record(), id=run_id, status=RunStatus.FAILED, finished_at=1.0)
+            await store.create(record)
+            await store.save(record, make_updates(1, 2))
 
         await store.delete("run_1")
         assert await store.purge(before=2.0) == 1
@@ -697,8 +699,9 @@ async def test_nothing_of_a_deleted_run_stays_in_the_file(path):
             await store.load("run_2")
 
     with closing(sqlite3.connect(path)) as connection:
-        counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("requests", "updates")]
-        assert counts == [(0,), (0,)]
+        tables = ("requests", "updates", "answers")
+        counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone() for table in tables]
+        assert counts == [(0,), (0,), (0,)]
 
 
 async def test_fields_of_a_later_version_are_passed_over(path):
