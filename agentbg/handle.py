@@ -190,8 +190,8 @@ class BackgroundHandle(Generic[T]):
         if not partial:
             return ResumableStream(self._driver.read(self._live, after), lasting=True)
 
-        whole = functools.partial(self._driver.read, self._live, 0)
-        return ResumableStream(Partials(self._live.ways and self._live.ways.read_partial, whole, after), lasting=True)
+        ways, whole = self._live.ways, functools.partial(self._driver.read, self._live, 0)
+        return ResumableStream(Partials(ways.read_partial if ways else None, whole, after), lasting=True)
 
     # --- working ---
 

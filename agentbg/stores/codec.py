@@ -134,11 +134,12 @@ def encode_update(update: AgentRunResponseUpdate) -> bytes:
     """An update without its seq, response and issuer. Its position's seq is its own, and not written either."""
     at = update.position
     fields = [_WORDS[update.type], update.text, at.cursor, at.chars, at.digest, at.items]
-    rounds = [at.before, at.before_digest] if at.before else []
     if isinstance(update.source, str):  # as the service wrote it
         head, source = _dump_fast(fields, "update")[:-1], update.source.encode()
-        return b"%b,%b,%d,%d]" % (head, source, *rounds) if rounds else b"%b,%b]" % (head, source)
+        tail = b",%d,%d]" % (at.before, at.before_digest) if at.before else b"]"
+        return b"%b,%b%b" % (head, source, tail)
 
+    rounds = [at.before, at.before_digest] if at.before else []
     return _dump_fast([*fields, update.source, *rounds], "update")
 
 

@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 
 from agentbg import Agent, AgentRuntime, PollPolicy, RequestBudget, RunStatus, RuntimeClosed, ServiceUnavailable
-from agentbg.core.pace import LONGEST_PAUSE
+from agentbg.core.pace import LONGEST_PAUSE, SPREAD
+from agentbg.core.schedule import FLOOR_SPREAD
 from agentbg.errors import RunExpired
 from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, virtual_time
 
@@ -282,7 +283,7 @@ async def test_a_wish_beyond_reason_is_not_heeded_in_full():
         await (await running.submit(Agent(provider), "x"))
 
     first, second, *_ = times(provider, "poll")
-    assert second - first <= LONGEST_PAUSE * 1.1 + 1
+    assert second - first <= LONGEST_PAUSE * (1 + SPREAD) * (1 + FLOOR_SPREAD) + 1
 
 
 @virtual_time
