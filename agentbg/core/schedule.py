@@ -23,7 +23,7 @@ Draw = Callable[[], float]
 SPREAD = 2.0
 """Seconds over which polls are spread that would come together, as after a hint that all are given: 2,000 runs then
 make 100 polls in any 100 ms. Shorter intervals are spread over their own length."""
-FLOOR_SPREAD = 0.15
+FLOOR_SPREAD = 0.1
 """The share by which a service's own floor may be exceeded: many clients are told the same, at the same time."""
 
 

@@ -437,7 +437,7 @@ def test_a_follow_up_that_is_unavailable_is_sent_again_until_the_deadline() -> N
 
 
 def test_a_follow_up_waits_as_long_as_the_service_wishes() -> None:
-    assert sent().feed(StartFailed(ServiceUnavailable("429", retry_after=30.0))) == [WakeAt(T0 + 30 + 30 * 0.15 / 2)]
+    assert sent().feed(StartFailed(ServiceUnavailable("429", retry_after=30.0))) == [WakeAt(T0 + 30 + 30 * 0.1 / 2)]
 
 
 def test_a_follow_up_that_is_refused_by_a_wrong_key_is_complained_of_and_sent_late() -> None:

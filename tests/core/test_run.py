@@ -234,7 +234,7 @@ def test_polls_that_fail_back_off_and_one_that_is_answered_ends_that() -> None:
 
 
 def test_retry_after_is_a_floor_and_spread_above_it() -> None:
-    assert polled().feed(PollFailed(ServiceUnavailable("429", retry_after=30)), T0) == [WakeAt(T0 + 30 + 30 * 0.15 / 2)]
+    assert polled().feed(PollFailed(ServiceUnavailable("429", retry_after=30)), T0) == [WakeAt(T0 + 30 + 30 * 0.1 / 2)]
 
 
 def test_a_refusal_is_told_to_those_who_wait_and_the_run_goes_on() -> None:
