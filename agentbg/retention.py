@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime, timedelta
+from math import inf
 
 from .clock import Clock
 from .errors import StoreError, UsageError
@@ -27,7 +28,7 @@ class Retention:
             raise UsageError(f"retention is a timedelta above 0, or None to keep all runs; not {keep!r}.")
 
         self._store, self._clock, self._keep = store, clock, keep
-        self._due_at = clock.now()
+        self._due_at = -inf
         self._purging: asyncio.Task[None] | None = None
 
     def look(self) -> None:

@@ -146,7 +146,7 @@ class StoreConformance(JournalConformance):
         other = Round(None, calls=[Call(asked, CallState.ANSWERED, {"output": "other"})])
         async with opened(new_store()) as store:
             await store.create(make_record(rounds=[answered]))
-            for rounds in ([], [open_again], [other], [open_again, answered], [answered]):
+            for rounds in ((), [open_again], [other], [open_again, answered], [answered]):
                 await store.save(make_record(rounds=rounds))
                 assert await store.load("run_1") == make_record(rounds=rounds)
 
