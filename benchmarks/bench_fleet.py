@@ -12,28 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
 import statistics
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from statistics import NormalDist
 
 from aiohttp import web
 
 from agentbg import AgentRunOptions, AgentRuntime, PollPolicy
+from agentbg.learning import PREFIX
 from agentbg.stores import MemoryStore
 
 from . import haste
 from .measure import ask, percentile, process, sdk
 from .peers import Pydantic, background_agent
+from .polling import POLL_COST, W2, learn
 from .service import SECRET
-
-POLL_COST = 0.2
-"""Seconds of waiting that one poll is worth."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +79,10 @@ class Results:
     outcomes: list[Outcome]
 
 
-def quantiles(count: int, median: float, sigma: float) -> list[float]:
-    """So many lengths of a lognormal distribution, the longest first."""
-    normal = NormalDist(math.log(median), sigma)
-    return [math.exp(normal.inv_cdf((place + 0.5) / count)) for place in reversed(range(count))]
-
-
 def workload(runs: int, real: float) -> Load:
     """W2 in a hurry: its longest run takes so many real seconds, and the last one starts when two thirds are over."""
-    research, chats = quantiles(runs // 5, 600, 0.6), quantiles(runs - runs // 5, 8, 0.7)
+    lengths = W2.even(runs)
+    chats, research = lengths[: -runs // 5], lengths[-runs // 5 :][::-1]
     random.Random(1).shuffle(chats)
     within = research[0] * 2 / 3
     starts = [within * place / len(group) for group in (research, chats) for place in range(len(group))]
@@ -144,10 +135,6 @@ async def exponential(base_url: str) -> AsyncGenerator[Run]:
 @asynccontextmanager
 async def adaptive(base_url: str) -> AsyncGenerator[Run]:
     """The same, with a schedule that has seen a hundred such runs end, and sees these."""
-    from agentbg.learning import PREFIX
-
-    from .polling import W2, learn
-
     policy, store = PollPolicy(schedule="adaptive"), MemoryStore()
     taught, _ = learn(policy, W2.random(100, seed=1))
     async with ask(base_url) as agent:
@@ -195,10 +182,7 @@ async def listening(take: Callable[[web.BaseRequest], Awaitable[web.Response]]) 
 
 
 OTHERS: dict[str, Way] = {"bare SDK, every 2 s": bare_sdk, "pydantic-ai, background": pydantic_ai}
-OURS: dict[str, Way] = {"agentbg, exponential": exponential}
-if find_spec("benchmarks.polling"):
-    OURS["agentbg, adaptive"] = adaptive
-
+OURS: dict[str, Way] = {"agentbg, exponential": exponential, "agentbg, adaptive": adaptive}
 if hasattr(AgentRuntime, "webhook"):
     OURS["agentbg, webhooks"] = webhooks
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from . import bench_delay, bench_fleet, bench_polls, bench_streams
+from . import bench_delay, bench_fleet, bench_polling, bench_polls, bench_streams
 from .measure import Comparison
 
 OURS, OTHERS, FLOOR = "#2563eb", "#868e9b", "#111827"
@@ -98,7 +98,7 @@ def tail(values: Sequence[float]) -> tuple[list[float], list[float]]:
     return shares, [ordered[min(int(len(ordered) * (1 - share)), len(ordered) - 1)] for share in shares]
 
 
-def polls_against_delay(simulated: Any, measured: bench_fleet.Results) -> Figure:
+def polls_against_delay(simulated: bench_polling.Results, measured: bench_fleet.Results) -> Figure:
     """The plot that says it all: one point per policy, and the best that there can be. Rings are real time."""
     figure = Figure(figsize=(8, 5.5))
     axes = figure.subplots()

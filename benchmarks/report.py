@@ -7,13 +7,23 @@ import platform
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from . import bench_delay, bench_fleet, bench_polls, bench_resume, bench_scale, bench_store, bench_streams, bench_wire
+from . import (
+    bench_delay,
+    bench_fleet,
+    bench_polling,
+    bench_polls,
+    bench_resume,
+    bench_scale,
+    bench_store,
+    bench_streams,
+    bench_wire,
+)
 from .measure import MICRO, ROUNDS, Comparison, Figure
+from .polling import POLL_COST
 
 PACKAGES = (
     "agentbg",
@@ -157,13 +167,13 @@ client.responses.retrieve(id)`, `asyncio.sleep`), by peers, and by the whole run
 {picture("cpu_per_poll", "CPU per poll, by way")}"""
 
 
-def polling(results: Any) -> str:
+def polling(results: bench_polling.Results) -> str:
     rows = [
         [
             f"{each.workload}, {each.policy}",
             number(each.polls),
             number(each.delay),
-            number(each.p95),
+            number(each.p95 or 0.0),
             number(each.cost),
             f"{results.ratio(each):.2f}",
         ]
@@ -185,8 +195,8 @@ def polling(results: Any) -> str:
 
 A simulation in virtual time that drives the library's own policies: {results.runs:,} runs per row, and
 {results.seeds} seeds of what was learned. W1: lognormal, median 60 s, sigma 1. W2: 80 % chats (median 8 s, sigma 0.7)
-and 20 % deep research (median 600 s, sigma 0.6). Cost is 0.2 s per poll, and the mean delay. The exact optimum is
-computed by dynamic programming, from the true distribution, which no policy knows.
+and 20 % deep research (median 600 s, sigma 0.6). Cost is {POLL_COST} s per poll, and the mean delay. The exact optimum
+is computed by dynamic programming, from the true distribution, which no policy knows.
 
 {table(head, rows)}
 
@@ -217,7 +227,7 @@ def fleet(results: bench_fleet.Results) -> str:
 above. The clocks of the event loops run {load.factor:.1f} times as fast as others, so that the longest run, of
 {max(load.lengths):,.0f} s, takes {max(load.lengths) / load.factor:.0f}. All ways go by their own intervals in that
 time; what a request takes, and the CPU, are real, and so count {load.factor:.1f} times in a delay. Delays are from a
-run's end at the service to when its user sees it. Cost is {bench_fleet.POLL_COST} s per poll, and the mean delay. CPU
+run's end at the service to when its user sees it. Cost is {POLL_COST} s per poll, and the mean delay. CPU
 is of the client's process, for all runs; agentbg's ways share one.
 
 {table(head, rows)}
@@ -273,9 +283,6 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "store": store,
     "wire": wire,
 }
-if find_spec("benchmarks.bench_polling") is None:
-    del SECTIONS["polling"]
-
 
 # --- words ---
 
