@@ -53,6 +53,8 @@ class Journal:
     Raises what its store raises. A cancelled write happens whole or not at all.
     """
 
+    __slots__ = ("_clock", "_record", "_store", "_torn")
+
     def __init__(self, store: Store, clock: Clock, record: RunRecord) -> None:
         self._store, self._clock, self._record = store, clock, record
         self._torn = False
@@ -96,6 +98,8 @@ class Behind(Journal):
 
     With `raw=False` the service's events are not kept.
     """
+
+    __slots__ = ("_awaited", "_raw", "_seconds", "_unwritten", "_writing")
 
     def __init__(self, store: Store, clock: Clock, record: RunRecord, seconds: float, *, raw: bool) -> None:
         super().__init__(store, clock, record)
@@ -174,6 +178,8 @@ class Unkept(Journal):
 
     Who asks for more than the latest update gets the text so far, as a RESET.
     """
+
+    __slots__ = ("_last", "_run", "_said", "_saved", "_taken_up_at")
 
     def __init__(self, store: Store, clock: Clock, run: Run) -> None:
         super().__init__(store, clock, run.record)
