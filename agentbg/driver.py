@@ -43,6 +43,7 @@ from .gate import Gates, Passage
 from .hooks import Hooks
 from .hosting import Host
 from .invoking import invoke
+from .journal import close_all
 from .live import LiveRun, outlast, promise, resolve
 from .reader import Reader
 from .stores.base import Store
@@ -84,7 +85,7 @@ class Driver:
         try:
             await self._host.aclose()
         finally:
-            await outlast({asyncio.gather(*map(self._drain, self.runs.values()))})
+            await outlast({asyncio.ensure_future(close_all([live.journal for live in self.runs.values()]))})
 
     def require_open(self) -> None:
         """Raise RuntimeClosed unless runs can be driven."""
@@ -404,13 +405,6 @@ class Driver:
     def _flush(self, live: LiveRun) -> None:
         if self._host.is_open and live.lost is None:
             self._spawn(live, live.journal.flush())
-
-    async def _drain(self, live: LiveRun) -> None:
-        """Have what was told stored. What a store refuses, the next owner makes good for, as after a crash."""
-        try:
-            await live.journal.close()
-        except AgentBGError as error:
-            logger.warning("run %s: its last updates are not stored: %s", live.id, error)
 
     def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         try:

@@ -10,7 +10,8 @@ the text since the last RESET is right for a consumer of any owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -23,6 +24,8 @@ from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import UsageError
 from .stores.base import Store
+
+logger = logging.getLogger("agentbg")
 
 JournalMode = Literal["full", "checkpoint", "off"]
 Flush = Literal["commit", "pipelined"]
@@ -59,6 +62,11 @@ class Journal:
         self._store, self._clock, self._record = store, clock, record
         self._torn = False
         """A commit was begun and not finished: the record is ahead of what was told and stored."""
+
+    @property
+    def run_id(self) -> str:
+        """Whose journal it is."""
+        return self._record.id
 
     async def commit(self, commit: Commit) -> float | None:
         """Take a commit: consumers may see its updates now. After how many seconds to call `flush`, if at all.
@@ -220,6 +228,15 @@ class Unkept(Journal):
     async def lost(self) -> Lost | None:
         """All that came since the record was saved; its text, only if there was none yet."""
         return Lost(UNKEPT_AHEAD, "" if self._record.position.chars == 0 else None)
+
+
+async def close_all(journals: Iterable[Journal]) -> None:
+    """Have what was told stored. What a store refuses, the next owner makes good for, as after a crash."""
+    closing = [(journal, journal.close()) for journal in journals if type(journal) is not Journal]
+    outcomes = await asyncio.gather(*(close for _, close in closing), return_exceptions=True)
+    for (journal, _), outcome in zip(closing, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            logger.warning("run %s: its last updates are not stored: %s", journal.run_id, outcome)
 
 
 def told(last: AgentRunResponseUpdate, text: str, after: int) -> Sequence[AgentRunResponseUpdate]:
