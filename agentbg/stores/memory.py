@@ -9,34 +9,39 @@ from itertools import islice
 from operator import attrgetter
 
 from ..core.model import NOTHING, StartRequest
+from ..core.position import Position
 from ..core.record import RunRecord
 from ..core.status import RunStatus
-from ..core.update import AgentRunResponseUpdate
+from ..core.update import AgentRunResponseUpdate, UpdateType
 from . import _refusals
 from .codec import decode_record, decode_update, encode_request, encode_state, encode_update, remote_ids
 
 _fields_of = attrgetter(*(field.name for field in fields(RunRecord)))
 
 
+_Kept = bytes | tuple[UpdateType, str, str, Position]
+"""An update, serialised; or type, text, source and position of one whose parts never change."""
+
+
 @dataclass(slots=True)
 class _Journal:
-    """The updates of a run, serialised."""
+    """The updates of a run."""
 
-    payloads: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    kept: dict[int, _Kept] = field(default_factory=dict[int, _Kept])
     seqs: list[int] = field(default_factory=list[int])
     """Its keys, ascending."""
 
-    def add(self, seq: int, payload: bytes) -> None:
+    def add(self, seq: int, kept: _Kept) -> None:
         if not self.seqs or seq > self.seqs[-1]:
-            self.payloads[seq] = payload
+            self.kept[seq] = kept
             self.seqs.append(seq)
-        elif seq not in self.payloads:
-            self.payloads[seq] = payload
+        elif seq not in self.kept:
+            self.kept[seq] = kept
             insort(self.seqs, seq)
 
     def read(self, after: int, limit: int) -> list[AgentRunResponseUpdate]:
         start = bisect_right(self.seqs, after)
-        return [decode_update(seq, self.payloads[seq]) for seq in self.seqs[start : start + limit]]
+        return [_update(seq, self.kept[seq]) for seq in self.seqs[start : start + limit]]
 
 
 @dataclass(slots=True)
@@ -71,23 +76,23 @@ class _Run:
 
     def record(self) -> RunRecord:
         state = encode_state(self.head) if self.state is None else self.state
-        if self.journal is None:
-            return decode_record(state, self.request, self.head.epoch)
+        record = decode_record(state, self.request, self.head.epoch)
+        if self.journal is not None and self.journal.seqs[-1] > record.position.seq:
+            record.position = self.journal.read(self.journal.seqs[-1] - 1, 1)[0].position
 
-        last = self.journal.seqs[-1]
-        return decode_record(state, self.request, self.head.epoch, last, self.journal.payloads[last])
+        return record
 
     def bears(self, remote_id: str) -> bool:
         """True when this is, or was, its id at its service."""
         return (self.head.ref is not None and self.head.ref.id == remote_id) or remote_id in self.earlier_ids
 
-    def append(self, payloads: Sequence[tuple[int, bytes]]) -> None:
-        if payloads and self.journal is None:
+    def append(self, updates: Sequence[tuple[int, _Kept]]) -> None:
+        if updates and self.journal is None:
             self.journal = _Journal()
 
-        for seq, payload in payloads:
+        for seq, kept in updates:
             assert self.journal is not None, "made above"
-            self.journal.add(seq, payload)
+            self.journal.add(seq, kept)
 
 
 class MemoryStore:
@@ -133,14 +138,14 @@ class MemoryStore:
         """Keep the run's new record and its updates. Raises RunUnknown, and Fenced for an older epoch."""
         run = self._own(record)
         # All is encoded before anything is kept: a part that is not JSON must not leave half a save behind.
-        payloads = [(update.seq, encode_update(update)) for update in updates]
+        journal = [(update.seq, _kept(update)) for update in updates]
         self._runs[record.id] = run = _Run.of(record, run)
-        run.append(payloads)
+        run.append(journal)
 
     async def append(self, record: RunRecord, updates: Sequence[AgentRunResponseUpdate]) -> None:
         """Keep these updates, and their position. Raises RunUnknown, and Fenced for an older epoch."""
         run = self._own(record)
-        run.append([(update.seq, encode_update(update)) for update in updates])
+        run.append([(update.seq, _kept(update)) for update in updates])
 
     async def load(self, run_id: str) -> RunRecord:
         """The run's record as it is now. Raises RunUnknown."""
@@ -233,3 +238,18 @@ class MemoryStore:
 
 def _finished_before(head: RunRecord, before: float) -> bool:
     return head.status.terminal and head.finished_at is not None and head.finished_at < before
+
+
+def _kept(update: AgentRunResponseUpdate) -> _Kept:
+    if isinstance(update.source, str):
+        return update.type, update.text, update.source, update.position
+
+    return encode_update(update)
+
+
+def _update(seq: int, kept: _Kept) -> AgentRunResponseUpdate:
+    if isinstance(kept, bytes):
+        return decode_update(seq, kept)
+
+    type_, text, source, position = kept
+    return AgentRunResponseUpdate(type_, seq, text, source, None, position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,16 +35,21 @@ def make_record(run_id: str = "run_1", **changes: Any) -> RunRecord:
 
 
 def make_updates(first: int, last: int, word: str = "word ") -> Sequence[AgentRunResponseUpdate]:
-    """Text updates with the seqs from `first` to `last`, each with its place in the run."""
+    """Text updates with the seqs from `first` to `last`, each with its place in the run; the events of those with odd
+    seqs are not read yet."""
+    events = [
+        {"type": "response.output_text.delta", "sequence_number": seq * 2, "delta": word}
+        for seq in range(first, last + 1)
+    ]
     return [
         AgentRunResponseUpdate(
             type=UpdateType.TEXT,
             seq=seq,
             text=word,
-            source={"type": "response.output_text.delta", "sequence_number": seq * 2, "delta": word},
+            source=json.dumps(event, ensure_ascii=False) if seq % 2 else event,
             position=Position(seq, seq * 2, seq * len(word), digest(word * seq), 1),
         )
-        for seq in range(first, last + 1)
+        for seq, event in enumerate(events, first)
     ]
 
 
