@@ -74,7 +74,7 @@ def without_answers(record: RunRecord) -> tuple[RunRecord, Mapping[tuple[int, in
         if call.answer is not None
     }
     if not answers:
-        return record, answers
+        return record, _NO_ANSWERS
 
     rounds = [replace(each, calls=[replace(call, answer=None) for call in each.calls]) for each in record.rounds]
     return replace(record, rounds=rounds), answers
@@ -200,6 +200,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
+_NO_ANSWERS: Mapping[tuple[int, int], JSON] = {}  # one for all: a store remembers those of each live run
 _WORDS = {kind: kind.value for kind in UpdateType}  # an enum's own `value` is a slow property
 _KINDS = (RunRecord, RunRef, Position, StartRequest, Snapshot, RunErrorInfo, Usage, Round, Call, InputRequest)
 _DEFAULTS: Mapping[type[Any], Sequence[tuple[str, Any]]] = {
