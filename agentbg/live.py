@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -63,6 +64,50 @@ class Bell:
                 waiting.set_exception(error)
 
 
+class Mutex:
+    """Held by one at a time, in the order of asking: an `asyncio.Lock` at half the weight, and each run has one."""
+
+    __slots__ = ("_held", "_waiting")
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: deque[asyncio.Future[None]] | None = None
+
+    def locked(self) -> bool:
+        """True while it is held."""
+        return self._held
+
+    async def __aenter__(self) -> None:
+        if not self._held:
+            self._held = True
+            return
+
+        if self._waiting is None:
+            self._waiting = deque()
+
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn  # it is held from one to the next
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it had just been handed over
+                self._hand_over()
+
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+        self._held, self._waiting = False, None
+
+
 async def outlast(tasks: Collection[asyncio.Future[Any]]) -> None:
     """Wait until these have ended, which they do soon; being cancelled meanwhile is put off until then."""
     cancelled: asyncio.CancelledError | None = None
@@ -119,7 +164,7 @@ class LiveRun:
         self.record = run.record
         self.settled = not run.record.status.live
         """True when the run has ended or waits for its user, and the store knows."""
-        self.lock = asyncio.Lock()
+        self.lock = Mutex()
         """Held from an observation to the end of its commands: commits keep the order of what happened."""
         self.stream: asyncio.Task[None] | None = None
         self.started: asyncio.Future[None] | None = None

@@ -49,7 +49,7 @@ class Assembly:
         self.dropped = 0
         """Events received again and dropped."""
         # Text delivered by this object, each piece with its output item.
-        self._parts: list[tuple[int, str]] = []
+        self._parts: list[tuple[int, str]] | None = None  # most runs of a fleet have said nothing yet
         # True while text of before this object (a resumed run's) stands, of which there is only the digest.
         self._inherited = position.chars > position.before
         self.fresh = False
@@ -64,7 +64,7 @@ class Assembly:
     @property
     def text(self) -> str:
         """What this object has delivered of this round since the last RESET; of a resumed run, what came since."""
-        return "".join(text for _, text in self._parts)
+        return "".join(text for _, text in self._parts or ())
 
     @property
     def moved(self) -> bool:
@@ -98,7 +98,7 @@ class Assembly:
         """The updates of the deltas that these events begin with, as long as each goes on where the one before ended:
         nearly all of most streams. The events that follow are for `add`, one by one."""
         updates: list[AgentRunResponseUpdate] = []
-        at, issuer, parts = self.position, self.issuer, self._parts
+        at, issuer, parts = self.position, self.issuer, self._parts or []
         for event in events if self.fresh else ():
             cursor, seen, text = event.cursor, at.cursor, event.text
             counted = isinstance(cursor, int) and isinstance(seen, int) and cursor > seen
@@ -110,7 +110,7 @@ class Assembly:
             at = Position(at.seq + 1, cursor, chars, crc, at.items, at.before, at.before_digest)
             updates.append(AgentRunResponseUpdate(_TEXT, at.seq, text, event.source, None, at, issuer))
 
-        self.position = at
+        self.position, self._parts = at, parts
         return updates
 
     def add(self, event: StreamEvent) -> list[AgentRunResponseUpdate]:
@@ -182,7 +182,7 @@ class Assembly:
         """The next round begins: what was delivered so far stands, and cursor and items are the next one's."""
         at = self.position
         self.position = Position(at.seq, None, at.chars, at.digest, 0, at.chars, at.digest)
-        self._said, self._parts, self._inherited = said, [], False
+        self._said, self._parts, self._inherited = said, None, False
 
     def go_back(self, at: Position, said: str) -> None:
         """There is no next round: the one before, which ended at `at`, goes on."""
@@ -230,8 +230,9 @@ class Assembly:
     def _void(self, index: int) -> list[AgentRunResponseUpdate]:
         self._resent, self._from_start = True, False
         self._mark(self.position.items & ((1 << index) - 1))
-        kept = [] if self._inherited else [part for part in self._parts if part[0] < index]
-        if len(kept) == len(self._parts) and not self._inherited:
+        parts = self._parts or []
+        kept = [] if self._inherited else [part for part in parts if part[0] < index]
+        if len(kept) == len(parts) and not self._inherited:
             return []
 
         reset = self._reset("".join(text for _, text in kept))
@@ -265,6 +266,7 @@ class Assembly:
 
         chars, crc = at.chars, at.digest
         if text:
+            self._parts = self._parts or []
             self._parts.append((index, text))
             chars, crc = chars + len(text), digest(text, crc)
 

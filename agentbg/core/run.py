@@ -77,11 +77,11 @@ class Run:
         hazard: Hazard | None = None,
     ) -> None:
         self.record = record
-        self.contact = Contact(poll, stream, draw, Life(record, hazard, now - age, now))
+        self._started = now - age
+        self.contact = Contact(poll, stream, draw, Life(record, hazard, self._started, now))
         self.dialogue = Dialogue(record, tools or Tooling())
         self.assembly = self.dialogue.assembly
         self._poll, self._parse, self._last_change = poll, parse, now
-        self._started = now - age
         known_since = now if record.request is None else self._started + record.renewed  # a token's may be of any age
         deadline = min(self._started + record.allowed, known_since + _or_ever(poll.max_age))
         self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, deadline)

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -120,7 +120,7 @@ class StoreFile:
 
     connection: sqlite3.Connection
     lock: sqlite3.Connection | None = None
-    settled: dict[str, tuple[Columns, StartRequest | None, Answers]] = field(default_factory=dict[str, Any])
+    settled: dict[str, tuple[Sequence[object], StartRequest | None, Answers]] = field(default_factory=dict[str, Any])
     """What the file holds of live runs and hardly any save changes: columns, whose indexes would have to be updated,
     requests, which can be conversations of 100 kB, and the answers to calls. Must be cleared whenever a write is
     undone."""

@@ -54,7 +54,8 @@ _SAVE_ANSWER = """
     INSERT INTO answers (run_id, round, call, answer) VALUES (?, ?, ?, ?)
     ON CONFLICT (run_id, round, call) DO UPDATE SET answer = excluded.answer WHERE answer IS NOT excluded.answer
 """
-_NOTHING: tuple[None, None, Answers] = (None, None, {})
+_NO_ANSWERS: Answers = {}
+_NOTHING: tuple[None, None, Answers] = (None, None, _NO_ANSWERS)
 _NEWEST_FIRST = "ORDER BY created_at DESC, runs.rowid DESC"
 
 
@@ -115,7 +116,7 @@ def save(file: StoreFile, row: Row, updates: journal.Journal) -> None:
         raise _refusals.fenced(row.id, row.epoch, load(file, row.id).epoch)
 
     columns, request, answers = file.settled.get(row.id, _NOTHING)
-    if columns != row.columns:
+    if columns != tuple(row.columns.values()):
         db.execute(_SAVE_COLUMNS, {"id": run_id, **_storable(row.columns)})
         _save_names(file, row)
 
@@ -231,7 +232,7 @@ def _settle(file: StoreFile, row: Row) -> None:
     if row.terminal:
         file.settled.pop(row.id, None)
     else:
-        file.settled[row.id] = row.columns, row.request, row.answers
+        file.settled[row.id] = tuple(row.columns.values()), row.request, row.answers or _NO_ANSWERS
 
 
 def _columns(record: RunRecord) -> Columns:

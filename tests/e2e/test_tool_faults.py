@@ -287,7 +287,7 @@ async def test_leaving_a_stream_of_the_seeds_cancels_the_call_and_the_model_is_t
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentbg.driver.CLOSING_GRACE", 0.1)
+    monkeypatch.setattr("agentbg.hosting.CLOSING_GRACE", 0.1)
 
 
 @both

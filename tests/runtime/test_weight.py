@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 import tracemalloc
+from itertools import product
 
 import pytest
 
@@ -13,7 +14,9 @@ from agentbg import Agent, AgentRunOptions, AgentRuntime, PollPolicy
 from agentbg.alarm import AT_ONCE, Alarm
 from agentbg.core.model import RunRef, Snapshot
 from agentbg.core.status import RunStatus
+from agentbg.live import Mutex
 from agentbg.stores import MemoryStore, SQLiteStore
+from agentbg.stores.codec import encode_request
 from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
 
 MOST = 2500
@@ -31,8 +34,10 @@ class Forgetful(ScriptedProvider):
         return Snapshot(ref, RunStatus.QUEUED, "queued", raw={"id": ref.id, "tools": [{}] * 20})
 
 
-def weight_of(input):
-    return sum(map(sys.getsizeof, (input, input[0])))
+def weight_of(request, kind):
+    """What is the user's own: the input, and, where the store is in memory, too, the text of it."""
+    stored = [encode_request(request)] if kind is MemoryStore else []
+    return sum(map(sys.getsizeof, (request.input, request.input[0], *stored)))
 
 
 @pytest.mark.parametrize("kind", [MemoryStore, SQLiteStore])
@@ -53,7 +58,7 @@ async def test_a_live_handle_is_light(kind, tmp_path):
             tracemalloc.stop()
 
         assert all(handle.status is RunStatus.QUEUED for handle in held)
-        assert weight - weight_of(agent.request("x").input) < MOST
+        assert weight - weight_of(agent.request("x"), kind) < MOST
 
 
 @virtual_time
@@ -107,3 +112,30 @@ async def test_whoever_asks_once_is_shown_the_services_own_object():
     options.continuation_token = response.continuation_token
     await asyncio.sleep(20)
     assert (await agent.run(thread=thread, options=options)).raw["status"] == "in_progress"
+
+
+async def hold(mutex: Mutex, name: str, held: list[str], turns: int) -> None:
+    async with mutex:
+        held.append(name)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        assert held[-1] == name
+        held.append("")
+
+
+@pytest.mark.parametrize(("victim", "at"), [*product("abcd", range(9))])
+@virtual_time
+async def test_a_mutex_goes_from_one_to_the_next_in_order_whoever_is_cancelled_when(victim, at):
+    mutex, held, turns = Mutex(), [], {"a": 2, "b": 0, "c": 1, "d": 0}
+    tasks = {name: asyncio.create_task(hold(mutex, name, held, turns[name])) for name in turns}
+    for _ in range(at):
+        await asyncio.sleep(0)
+
+    tasks[victim].cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    order = [name for name in held if name]
+    assert order == [name for name in "abcd" if name in order]
+    assert set("abcd") - set(order) <= {victim}
+    assert not mutex.locked()
+    await hold(mutex, "e", held, 1)
