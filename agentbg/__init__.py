@@ -7,6 +7,8 @@ keeps what must survive, and a `BackgroundHandle` is what you hold.
 
 from .agent import Agent as Agent
 from .agent import resume_stream as resume_stream
+from .batch import Batch as Batch
+from .batch import Outcome as Outcome
 from .core.budget import EndpointStats as EndpointStats
 from .core.budget import RequestBudget as RequestBudget
 from .core.hazard import Hazard as Hazard
@@ -63,13 +65,20 @@ from .errors import ToolFailed as ToolFailed
 from .errors import ToolTimeout as ToolTimeout
 from .errors import Unsupported as Unsupported
 from .errors import UsageError as UsageError
+from .errors import WebhookInvalid as WebhookInvalid
 from .handle import BackgroundHandle as BackgroundHandle
 from .options import AgentRunOptions as AgentRunOptions
+from .progress import Progress as Progress
 from .runtime import AgentRuntime as AgentRuntime
+from .stats import Lag as Lag
+from .stats import RuntimeStats as RuntimeStats
 from .stream import ResumableStream as ResumableStream
+from .terms import OnDeadline as OnDeadline
 from .thread import AgentThread as AgentThread
 from .tools import RunContext as RunContext
 from .tools import Tool as Tool
 from .tools import tool as tool
+from .webhooks import WebhookOutcome as WebhookOutcome
+from .webhooks import WebhookReceipt as WebhookReceipt
 
 __version__ = "0.1.0"

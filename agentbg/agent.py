@@ -315,6 +315,7 @@ class Agent(Generic[T]):
             reasoning_effort=options.reasoning_effort,
             max_output_tokens=positive(options.max_output_tokens),
             service_tier=options.service_tier,
+            completion_window=options.completion_window,
             metadata=options.metadata,
             include=options.include,
             background=background,

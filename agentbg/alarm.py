@@ -13,11 +13,16 @@ AT_ONCE = 256
 
 
 class Alarm:
-    """Calls when a run's time has come: `wake(run_id)`, in the event loop. One time per run, set again at will."""
+    """Calls when a run's time has come: `wake(run_id)`, in the event loop. One time per run, set again at will.
 
-    def __init__(self, clock: Clock, wake: Callable[[str], None]) -> None:
+    `late` is told of each by how many seconds it was late.
+    """
+
+    def __init__(
+        self, clock: Clock, wake: Callable[[str], None], late: Callable[[float], object] | None = None
+    ) -> None:
         self._clock = clock
-        self._wake = wake
+        self._wake, self._late = wake, late
         # Invariant: while a run is in the queue, the timer is set, for its time or an earlier one.
         self._timer: asyncio.TimerHandle | None = None
         self.queue = PollQueue()
@@ -47,9 +52,12 @@ class Alarm:
         self._timer = None
         now = self._clock.now()
         for _ in range(AT_ONCE):
-            run_id = self.queue.pop_due(now)
-            if run_id is None:
+            at, run_id = self.queue.next_at(), self.queue.pop_due(now)
+            if at is None or run_id is None:
                 break
+
+            if self._late is not None:
+                self._late(now - at)
 
             self._wake(run_id)
 

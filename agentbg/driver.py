@@ -4,49 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import Coroutine, Sequence
 from math import inf
 from typing import Any
 
 from .alarm import Alarm
-from .calls import Calls, raise_if_not_started
+from .calls import Calls
 from .clock import Clock
 from .core.dialogue import check_answers
 from .core.messages import (
     Answered,
     Attach,
     Cancel,
-    CancelAnswered,
     CancelAsked,
-    CancelFailed,
     Command,
     Commit,
     Complain,
     Detach,
     Due,
     Invoke,
+    Notified,
     Observation,
+    Overdue,
     Poll,
     PollFailed,
     Send,
-    StreamEnded,
+    Stalled,
     WakeAt,
 )
 from .core.model import RunRef, StartRequest
 from .core.record import RunRecord
-from .core.requests import Answer, InputRequest
+from .core.requests import Answer
 from .core.states import Phase
 from .core.status import RunStatus
-from .errors import AgentBGError, ProviderError, RuntimeClosed, ServiceUnavailable, UsageError
+from .deeds import Deeds
+from .errors import AgentBGError, RuntimeClosed, ServiceUnavailable, UsageError
 from .gate import Gates, Passage
 from .hooks import Hooks
 from .hosting import Host
-from .invoking import invoke
 from .journal import close_all
 from .live import LiveRun, outlast, promise, resolve
 from .reader import Reader
+from .stats import Meter, RuntimeStats
 from .stores.base import Store
+from .wakeups import Wakeups
 
 logger = logging.getLogger("agentbg")
 SHORTEST = 0.1
@@ -64,7 +65,10 @@ class Driver:
         self._hooks = hooks
         self.clock = clock
         self._host = Host(clock)
-        self._alarm = Alarm(clock, self._wake)
+        self._meter = Meter(clock)
+        self._wakeups = Wakeups(clock)
+        self._alarm = Alarm(clock, self._wake, self._meter.scheduling.add)
+        self._deeds = Deeds(self.tell, store, clock, hooks, self._meter)
         self._gates = gates
         self._asking: dict[str, Passage] = {}  # polls that wait for their turn, by the run's id
 
@@ -91,10 +95,32 @@ class Driver:
         """Raise RuntimeClosed unless runs can be driven."""
         self._host.require_open()
 
+    def stats(self) -> RuntimeStats:
+        """How the fleet fares."""
+        return self._meter.look(self._gates.stats())
+
+    def notify(self, name: str) -> bool:
+        """A run of this name, the service's or ours, has changed: make it due. False when none here has it."""
+        self.require_open()
+        live = self.runs.get(name) or self._wakeups.find(name)
+        if live is None:
+            return False
+
+        self._meter.notified += 1
+        live.interval = 0.0
+        if (turn := self._asking.pop(live.id, None)) is None:
+            self._spawn(live, self.tell(live, Notified()))
+        else:  # its poll is not sent yet: it is to be among the first
+            turn.leave()
+            self._ask(live, *live.service)
+
+        return True
+
     async def start(self, live: LiveRun, request: StartRequest) -> None:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
-        self._spawn(live, self._start(live, request))
+        self._spawn(live, self._deeds.start(live, request))
         self.runs[live.id] = live
+        self._meter.moved(live)
         live.started = started = promise()
         self._host.take_care(started)
         try:
@@ -116,9 +142,10 @@ class Driver:
             return
 
         self.runs[live.id] = live
-        again = self._again(live)
+        self._note(live)
+        again = self._deeds.again(live)
         if live.record.ref is None and again is not None:
-            self._spawn(live, self._send_start(live, again))
+            self._spawn(live, self._deeds.send_start(live, again))
             return
 
         try:
@@ -131,10 +158,13 @@ class Driver:
             self._let_go(live, error)
             raise
 
-    async def tell(self, live: LiveRun, seen: Observation) -> None:
-        """Tell a run's machine what happened, and do what it says."""
+    async def tell(self, live: LiveRun, seen: Observation) -> bool:
+        """Tell a run's machine what happened, and do what it says. False when it was no news."""
         async with live.lock:
-            await self._do(live, live.run.feed(seen, self.clock.now()))
+            commands = live.run.feed(seen, self.clock.now())
+            await self._do(live, commands)
+
+        return any(isinstance(command, Commit) for command in commands)
 
     async def cancel(self, live: LiveRun, reason: str | None) -> None:
         """Cancel the remote run; returns when the service has answered. Raises ProviderError when it cannot."""
@@ -196,18 +226,20 @@ class Driver:
             case Attach(after, pause):
                 calls, ref = live.service
                 live.reconnects += 1
-                live.stream = self._spawn(live, self._pump(live, calls.attach(ref, after, pause)))
+                live.stream = self._spawn(live, self._deeds.pump(live, calls.attach(ref, after, pause)))
             case Detach():
                 self._detach(live)
             case Cancel():
-                self._spawn(live, self._send_cancel(live, *live.service))
+                self._spawn(live, self._deeds.cancel(live, *live.service))
             case Invoke(request):
-                live.work(self._host.take_care(self._spawn(live, self._invoke(live, request))))
+                live.work(self._host.take_care(self._spawn(live, self._deeds.invoke(live, request))))
             case Send():
-                self._host.take_care(self._spawn(live, self._send_answers(live, command)))
+                self._host.take_care(self._spawn(live, self._deeds.send_answers(live, command)))
             case Complain(error):
                 logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
                 live.ring(error)
+            case Stalled() | Overdue():
+                self._hooks.warned(live, command)
             case _:
                 raise AssertionError(f"{command} is carried out elsewhere")
 
@@ -220,6 +252,10 @@ class Driver:
         if flush_in is not None:
             asyncio.get_running_loop().call_later(flush_in, self._flush, live)
 
+        self._meter.commits += 1
+        if commit.whole:
+            self._note(live)
+
         if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
             live.announced = True
             self._hooks.submitted(live)
@@ -230,7 +266,18 @@ class Driver:
             self._rest(live)
             live.settle()
             if record.status.terminal:
+                self._meter.ended(live)
                 self._hooks.completed(live)
+
+    def _note(self, live: LiveRun) -> None:
+        """A run may have a new status, or a name that somebody has spoken of already."""
+        if self.runs.get(live.id) is not live:
+            return
+
+        self._meter.moved(live)
+        if self._wakeups.bears(live) and self._host.is_open:
+            self._meter.notified += 1
+            self._spawn(live, self.tell(live, Notified()))
 
     def _detach(self, live: LiveRun) -> None:
         stream, live.stream = live.stream, None
@@ -248,42 +295,10 @@ class Driver:
         if self.runs.get(live.id) is live:
             del self.runs[live.id]
             self._alarm.discard(live.id)
+            self._wakeups.forget(live)
+            self._meter.left(live)
             if (turn := self._asking.pop(live.id, None)) is not None:
                 turn.leave()
-
-    # --- what runs under way do ---
-
-    async def _start(self, live: LiveRun, request: StartRequest) -> None:
-        await self._store.create(live.record)
-        await self._send_start(live, request)
-
-    async def _send_start(self, live: LiveRun, request: StartRequest) -> None:
-        await self._begin(live, live.driven_by.calls, request, live.id)
-
-    async def _begin(self, live: LiveRun, calls: Calls, request: StartRequest, key: str) -> None:
-        if calls.opens(live.record):
-            live.stream = asyncio.current_task()
-            await self._pump(live, calls.open(request, key))
-            return
-
-        seen = await calls.start(request, key)
-        await self.tell(live, seen)
-        self._report_start(live, seen)
-
-    async def _send_answers(self, live: LiveRun, send: Send) -> None:
-        """Start the next round; or tell the run that waits, where the service has such runs."""
-        once = live.driven_by.calls.once
-        if send.waiting is None:
-            await self._begin(live, once, send.request, send.key)
-            return
-
-        await self.tell(live, await once.respond(send.waiting, send.request))
-
-    async def _invoke(self, live: LiveRun, request: InputRequest) -> None:
-        since = self.clock.now()
-        seen = await invoke(live.driven_by.tools, live.record, request)
-        self._hooks.called(live, request, getattr(seen, "output", None), self.clock.now() - since)
-        await self.tell(live, seen)
 
     async def _respond(self, live: LiveRun, answers: Sequence[Answer], stored: asyncio.Future[None]) -> None:
         try:
@@ -302,19 +317,13 @@ class Driver:
         else:
             resolve(stored)
 
-    def _again(self, live: LiveRun) -> StartRequest | None:
-        """What to start the run by, should its service have lost it; None where that is not to be."""
-        record = live.record
-        wanted = not record.cancel_requested and not record.rounds and self.clock.wall() < live.restarts_until
-        return record.request if wanted else None
-
     def _ask(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:
         """Poll, when its turn comes: until then it costs no task. A deadline does not wait for that."""
 
         def go(turn: Passage) -> None:
             self._asking.pop(live.id, None)
             if self._host.is_open:
-                self._spawn(live, self._poll(live, calls, ref, turn))
+                self._spawn(live, self._deeds.poll(live, calls, ref, turn))
             else:
                 turn.leave()
 
@@ -324,59 +333,6 @@ class Driver:
             self._asking[live.id] = turn
             if live.run.deadline < inf:
                 self._alarm.set(live.id, live.run.deadline)
-
-    async def _poll(self, live: LiveRun, calls: Calls, ref: RunRef, turn: Passage) -> None:
-        live.record.polls += 1
-        since = self.clock.now()
-        seen = await calls.poll(ref, self._again(live), live.id, turn)
-        error = seen.error if isinstance(seen, PollFailed) else None
-        if error is not None:
-            logger.info("run %s: %s", live.id, error)
-
-        await self.tell(live, seen)
-        self._hooks.polled(live, error, self.clock.now() - since)
-
-    async def _pump(self, live: LiveRun, observations: AsyncGenerator[Any, None]) -> None:
-        """Carry a connection's observations to the machine, until it ends or the machine lets go of it."""
-        task = asyncio.current_task()
-        async with aclosing(observations):
-            async for seen in observations:
-                if isinstance(seen, StreamEnded) and seen.error is not None:
-                    logger.info("run %s: %s", live.id, seen.error)
-
-                await self.tell(live, seen)
-                self._report_start(live, seen)
-                if live.stream is not task:
-                    return
-
-    async def _send_cancel(self, live: LiveRun, calls: Calls, ref: RunRef) -> None:
-        seen: CancelAnswered | CancelFailed
-        failure: ProviderError | None = None
-        try:
-            seen = await calls.cancel(ref)
-        except ProviderError as error:
-            seen, failure = CancelFailed(), error
-
-        await self.tell(live, seen)
-        resolve(live.cancelling, failure)
-        live.cancelling = None
-
-    def _report_start(self, live: LiveRun, seen: Observation) -> None:
-        """Let whoever submitted the run know how its start went."""
-        if live.started is None:
-            return
-
-        try:
-            raise_if_not_started(seen, live.id)
-        except AgentBGError as error:
-            resolve(live.started, error)
-        else:
-            if live.record.ref is None and not live.settled:
-                return
-
-            resolve(live.started)
-
-        live.started = None
 
     # --- hosting ---
 
@@ -406,7 +362,7 @@ class Driver:
         if self._host.is_open and live.lost is None:
             self._spawn(live, live.journal.flush())
 
-    def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, live: LiveRun, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         try:
             task = self._host.spawn(self._guard(live, work), f"agentbg {live.id}")
         except RuntimeClosed:
@@ -416,7 +372,7 @@ class Driver:
         task.add_done_callback(lambda _: work.close())  # a task that is cancelled before it begins awaits nothing
         return task
 
-    async def _guard(self, live: LiveRun, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, live: LiveRun, work: Coroutine[Any, Any, object]) -> None:
         """One run's trouble is not another's: the run is let go of, and those who wait for it are told."""
         try:
             await work
@@ -442,6 +398,7 @@ class Driver:
             live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
 
     def _let_go(self, live: LiveRun, error: AgentBGError) -> None:
+        self._meter.lost += live.counted is not None
         self._detach(live)
         self._drop(live)
         live.hang_up()

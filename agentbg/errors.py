@@ -32,6 +32,7 @@ AgentBGError
 │   │   └── PreviousRunNotFound    of a start: the run that it goes on from is not known, or not yet
 │   ├── StreamRefused          this run can be polled, and not (or no longer) be streamed
 │   └── Unsupported            the provider has no such operation
+├── WebhookInvalid             a webhook is not genuine, or damaged               (also a ValueError)
 └── StoreError                 the store cannot be used
     ├── StoreInUse             another runtime owns it
     ├── StoreInvalid           the file is not a store
@@ -264,6 +265,10 @@ class StreamRefused(ProviderError):
 
 class Unsupported(ProviderError):
     """The provider has no such operation; see its capability flags."""
+
+
+class WebhookInvalid(AgentBGError, ValueError):
+    """A webhook whose signature is missing, wrong or too old, or which is none at all. Nothing was done about it."""
 
 
 class StoreError(AgentBGError):

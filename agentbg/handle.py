@@ -101,7 +101,7 @@ class BackgroundHandle(Generic[T]):
 
     @property
     def stalled(self) -> bool:
-        """True when a live run has shown no change for longer than `PollPolicy.stall_after`."""
+        """True when a live run has shown no change for longer than `PollPolicy.stall_after`. See `hooks.StallHook`."""
         return self._live.run.stalled(self._driver.clock.now())
 
     @property
@@ -119,6 +119,15 @@ class BackgroundHandle(Generic[T]):
         """Events that this process received again, and dropped."""
         return self._live.run.assembly.dropped
 
+    @property
+    def deadline_at(self) -> float | None:
+        """When the run expires if it has not ended, as Unix time; None without a deadline of its own."""
+        return self._live.record.deadline_at
+
+    def driven_by(self, driver: Driver) -> bool:
+        """True for a handle of the runtime that this driver is of."""
+        return self._driver is driver
+
     def done(self) -> bool:
         """True when there is nothing more to wait for: the run has ended, or waits for its user."""
         return self._live.settled
@@ -130,6 +139,12 @@ class BackgroundHandle(Generic[T]):
         """
         self._require_agent()
         self._live.when_settled(lambda: callback(self))
+
+    def add_stall_callback(self, callback: Callable[[BackgroundHandle[T]], object]) -> None:
+        """Call back, in the event loop, each time that the run stands still, as `hooks.StallHook` says. What it raises
+        goes to the event loop's exception handler."""
+        self._require_agent()
+        self._live.when_stalled(lambda: callback(self))
 
     # --- waiting ---
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from .core.messages import Overdue, Stalled
 from .core.requests import InputRequest, Output
 from .core.update import AgentRunResponseUpdate
 from .errors import ProviderError, UsageError
@@ -69,8 +70,30 @@ class CompletionHook(Protocol):
         ...
 
 
-_NAMES = ("on_submit", "on_poll", "on_event", "on_tool_call", "on_completion")
-Hook = SubmitHook | PollHook | EventHook | ToolHook | CompletionHook
+@runtime_checkable
+class StallHook(Protocol):
+    """Sees runs that stand still."""
+
+    def on_stall(self, handle: BackgroundHandle[Any]) -> object:
+        """A run has shown nothing new for longer than `PollPolicy.stall_after`, as the last look at it has confirmed.
+
+        Once for each time that it stands still. The run goes on; what is to be done about it is yours to decide.
+        """
+        ...
+
+
+@runtime_checkable
+class DeadlineHook(Protocol):
+    """Sees runs that are late."""
+
+    def on_deadline(self, handle: BackgroundHandle[Any]) -> object:
+        """A run's deadline has passed, and the service had no end of it to show. It is let go of now, or cancelled:
+        see `on_deadline=…` of `submit`. `on_completion` comes later."""
+        ...
+
+
+_NAMES = ("on_submit", "on_poll", "on_event", "on_tool_call", "on_completion", "on_stall", "on_deadline")
+Hook = SubmitHook | PollHook | EventHook | ToolHook | CompletionHook | StallHook | DeadlineHook
 
 
 class Hooks:
@@ -90,6 +113,8 @@ class Hooks:
         self._event = [hook for hook in given if isinstance(hook, EventHook)]
         self._tool = [hook for hook in given if isinstance(hook, ToolHook)]
         self._completion = [hook for hook in given if isinstance(hook, CompletionHook)]
+        self._stall = [hook for hook in given if isinstance(hook, StallHook)]
+        self._deadline = [hook for hook in given if isinstance(hook, DeadlineHook)]
 
     def submitted(self, live: LiveRun) -> None:
         """The service has a run that was started here."""
@@ -116,6 +141,16 @@ class Hooks:
         """A run has ended."""
         for hook in self._completion:
             self._guard(live, partial(hook.on_completion, self._handle_of(live)))
+
+    def warned(self, live: LiveRun, warning: Stalled | Overdue) -> None:
+        """A run stands still, or its deadline has passed."""
+        handle = self._handle_of(live)
+        late = isinstance(warning, Overdue)
+        if not late:
+            live.stall()
+
+        for call in [hook.on_deadline for hook in self._deadline] if late else [hook.on_stall for hook in self._stall]:
+            self._guard(live, partial(call, handle))
 
     def _guard(self, live: LiveRun, call: Callable[[], object]) -> None:
         try:

@@ -26,6 +26,10 @@ class AgentRunOptions:
     """An answer that needs more, its reasoning included, is incomplete."""
     service_tier: str | None = None
     """What to pay for: "default", "flex", "priority"."""
+    completion_window: str | None = None
+    """By when a background run is to be done: "soonest", "2h", "8h". A later one is cheaper, and a target, no promise.
+    At OpenAI "2h" and "8h" are for the standard tier, and for runs without a stream; `extra` takes what else
+    `background_options` has."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     """Kept with the run at the service, and shown there. What `submit(metadata=…)` keeps stays in your store."""
     include: Sequence[str] = ()
@@ -40,6 +44,7 @@ class AgentRunOptions:
             reasoning_effort=self.reasoning_effort or defaults.reasoning_effort,
             max_output_tokens=defaults.max_output_tokens if self.max_output_tokens is None else self.max_output_tokens,
             service_tier=self.service_tier or defaults.service_tier,
+            completion_window=self.completion_window or defaults.completion_window,
             include=[*dict.fromkeys((*defaults.include, *self.include))],
         )
 

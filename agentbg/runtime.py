@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from math import inf
-from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from .agent import Agent
+from .batch import Batch, Each, Inputs, as_completed, gather
 from .clock import Clock, SystemClock
 from .core.budget import RequestBudget
 from .core.model import NOTHING
-from .core.record import RunRecord
-from .core.run import Run
+from .core.response import AgentRunResponse
 from .core.schedule import Draw, PollPolicy, StreamPolicy
 from .core.status import RunStatus
 from .core.token import ContinuationToken
@@ -27,18 +24,21 @@ from .gate import Gates
 from .handle import BackgroundHandle
 from .hooks import Hook, Hooks
 from .inputs import Input, read_input
-from .journal import Flush, JournalMode, check_choice, open_journal
+from .intake import Intake, Policies
+from .journal import Flush, JournalMode
 from .learning import Learning
-from .live import LiveRun, Ways, heard, outlast
+from .live import LiveRun
 from .options import AgentRunOptions
-from .providers.base import Cap
+from .progress import OnProgress, Tracker
 from .retention import KEPT, Retention, moment
+from .stats import RuntimeStats
 from .stores.base import Store
 from .stores.memory import MemoryStore
+from .terms import OnDeadline, Terms
 from .thread import AgentThread
+from .webhooks import Headers, WebhookReceipt, Webhooks
 
 T = TypeVar("T")
-_LIVE = frozenset(status for status in RunStatus if status.live)
 
 
 class AgentRuntime:
@@ -61,6 +61,9 @@ class AgentRuntime:
       for their user, are never forgotten.
     - `budget` bounds the requests to each service: how many are under way, and how many are sent per second. Where it
       binds, a submit or a cancel waits for its turn; see `RequestBudget`.
+    - `deadline`, in seconds from the submit, and `on_deadline`, are for runs whose `submit` says nothing of them.
+    - `webhooks`: services that can are to say by themselves when a run ends, and what they send is given to `webhook`,
+      or `notify`. Their runs are then polled for safety only, every `PollPolicy.safety` seconds.
     - `hooks` see what happens to the runs: `agentbg.hooks` says what.
     - `draw` and `clock` are for tests: random numbers in [0, 1), and the time.
     """
@@ -76,31 +79,24 @@ class AgentRuntime:
         flush: Flush = "commit",
         retention: timedelta | None = KEPT,
         budget: RequestBudget | None = None,
+        deadline: float | None = None,
+        on_deadline: OnDeadline = "detach",
+        webhooks: bool = False,
         hooks: Iterable[Hook] = (),
         draw: Draw = random.random,
         clock: Clock | None = None,
     ) -> None:
-        check_choice("journal", journal, JournalMode)
-        check_choice("flush", flush, Flush)
-        self._journal: JournalMode = journal
-        self._flush: Flush = flush
         self.clock = clock or SystemClock()
         self._store = MemoryStore() if store is None else store  # a store may have a length, and be empty
-        self._poll, self._stream = poll or PollPolicy(), stream or StreamPolicy()
-        self._agents: dict[str, Agent[Any]] = {}
-        self._ways: WeakKeyDictionary[Agent[Any], Ways] = WeakKeyDictionary()  # an agent may be made for one run only
-        self._taking: dict[Hashable, asyncio.Future[LiveRun]] = {}
-        self._draw = draw
-        self._learning = Learning(self._store)
+        self._terms = Terms(deadline, on_deadline, journal, flush)
         observed = Hooks(hooks, lambda live: BackgroundHandle(self._driver, live))
         self._retention = Retention(self._store, self.clock, retention)
+        self._learning = Learning(self._store)
         self._gates = Gates(budget or RequestBudget(), self.clock, draw)
         self._driver = Driver(self._store, self.clock, self._gates, observed)
-        for agent in agents:
-            if self._agents.setdefault(agent.name, agent) is not agent:
-                raise UsageError(
-                    f"Two agents are named {agent.name!r}, and stored runs find theirs by name: pass Agent(…, name=…)."
-                )
+        policies = Policies(poll or PollPolicy(), stream or StreamPolicy(), draw, self._terms, webhooks)
+        self._intake = Intake(self._store, self._driver, policies, self._gates, self._learning, agents)
+        self._webhooks = Webhooks(self._intake.providers, self._driver.notify)
 
     async def __aenter__(self) -> Self:
         if self._driver.used:
@@ -110,7 +106,7 @@ class AgentRuntime:
         try:
             await self._learning.load()
             await self._driver.open()
-            await self._take_up_all()
+            await self._intake.take_up_all()
             self._retention.look()
         except BaseException:
             await self.__aexit__()
@@ -135,26 +131,32 @@ class AgentRuntime:
         stream: bool = False,
         options: AgentRunOptions | None = None,
         deadline: float | None = None,
+        on_deadline: OnDeadline | None = None,
         journal: JournalMode | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> BackgroundHandle[T]:
         """Start a run in the background; returns when the service has it, or has answered it at once.
 
-        With `stream` the run is streamed from the start, and so can be streamed again after a cut. `deadline` is in
-        seconds from now: a run that is not done by then expires. `options` are those of any run; a submitted run is a
-        background run always. `journal` is this run's own, in the place of the runtime's. `metadata` is yours,
-        JSON-safe, kept in the store, and shown to tools. A `thread` takes one run at a time: UsageError while its last
-        one goes on.
+        With `stream` the run is streamed from the start, and so can be streamed again after a cut. `options` are those
+        of any run; a submitted run is a background run always. `journal` is this run's own, in the place of the
+        runtime's. `metadata` is yours, JSON-safe, kept in the store, and shown to tools. A `thread` takes one run at a
+        time: UsageError while its last one goes on.
+
+        `deadline` is in seconds from now. A run that has not ended by then, be it that it waits for its user, is asked
+        about a last time; then `on_deadline` counts. "detach" lets go of it: it ends here as expired, and goes on at
+        its service; RunExpired has the token with which `resume` takes it up again. "cancel" cancels it there, and the
+        run ends as its service says. Without them, the runtime's own count. Both are kept in the store.
 
         An intent is stored before the start is sent. Cancelling this call does not stop the start: the run is then in
         the store, and in `list()`. Raises ProviderError when the service refuses, or stays unreachable over several
         tries; SubmitUnknown when the start's answer was lost; UsageError, RuntimeClosed, StoreError.
         """
         self._driver.require_open()
-        _check_submission(options, deadline)
-        kept: JournalMode = self._journal if journal is None else journal
-        check_choice("journal", kept, JournalMode)
-        self._register(agent)
+        if options is not None and options.continuation_token is not None:
+            raise UsageError("To take up a run by its token, call runtime.resume(token, agent=…), not submit.")
+
+        terms = self._terms.own(deadline, on_deadline, journal)
+        self._intake.register(agent)
         self._retention.look()
         if thread is not None:
             await self._bring_up_to_date(thread)
@@ -164,11 +166,10 @@ class AgentRuntime:
 
         record = agent.record(None, self.clock.wall(), agent.request(input, thread, options))
         record.stream = stream
-        record.journal, record.flush = kept, self._flush
         record.epoch = 1
-        record.deadline_at = None if deadline is None else record.created_at + deadline
+        terms.note(record)
         record.metadata = dict(metadata) if metadata else NOTHING
-        live = self._live(record, agent, thread)
+        live = self._intake.live(record, agent, thread)
         assert record.request is not None, "made above"
         if thread is None:
             await self._driver.start(live, record.request)
@@ -192,7 +193,7 @@ class AgentRuntime:
         id that is not there; RuntimeClosed, StoreError. Cancelling this changes nothing.
         """
         self._driver.require_open()
-        live = self._driver.runs.get(run_id) or await self._take_up(await self._store.load(run_id))
+        live = self._driver.runs.get(run_id) or await self._intake.take_up(await self._store.load(run_id))
         if thread is not None:
             self._tie(thread, live)
 
@@ -203,7 +204,9 @@ class AgentRuntime:
     ) -> BackgroundHandle[T]:
         """Take up a run by its token, wherever it was started; one that the store has already is that run.
 
-        A token stands for the run also when it is of an earlier round. `thread` is as for `get`.
+        A token stands for the run also when it is of an earlier round. The token of a run that was let go of at its
+        deadline takes up what goes on at the service as a new run, with an id of its own and no deadline; the expired
+        one stays as it is. `thread` is as for `get`.
 
         Raises TokenError for a token that is damaged, of another service than the agent's, or older than the service
         keeps runs, unless the store has the run; RuntimeClosed, StoreError. Cancelling this leaves the remote run
@@ -212,13 +215,12 @@ class AgentRuntime:
         self._driver.require_open()
         token = ContinuationToken.parse(token) if isinstance(token, str) else token
         token.check(provider=agent.provider.name, endpoint=agent.provider.endpoint)
-        self._register(agent)
+        self._intake.register(agent)
         if thread is not None and thread.find(token.ref) is None:
             await self._bring_up_to_date(thread)
             thread.require_idle()
 
-        service = (token.ref.provider, token.ref.endpoint, token.ref.id)
-        live = await self._once(service, lambda: self._adopt(token, agent, thread))
+        live = await self._intake.resume(token, agent, thread)
         if thread is not None:
             self._tie(thread, live)
 
@@ -240,7 +242,7 @@ class AgentRuntime:
             raise UsageError(f"limit is how many runs to list at most: 0 or more, not {limit}.")
 
         records = await self._store.list(statuses=_statuses(status), agent=agent, limit=limit)
-        return [BackgroundHandle(self._driver, await self._take_up(record)) for record in records]
+        return [BackgroundHandle(self._driver, await self._intake.take_up(record)) for record in records]
 
     async def purge(self, *, before: datetime | float) -> int:
         """Forget the runs that ended before this time, a Unix time or a datetime with its zone; how many they were.
@@ -251,23 +253,158 @@ class AgentRuntime:
         self._driver.require_open()
         return await self._store.purge(before=moment(before))
 
-    async def as_completed(self, handles: Iterable[BackgroundHandle[T]]) -> AsyncIterator[BackgroundHandle[T]]:
+    # --- many runs ---
+
+    @overload
+    def submit_many(
+        self,
+        agent: Agent[T],
+        inputs: Inputs,
+        *,
+        max_active: int,
+        return_exceptions: Literal[False] = False,
+        on_progress: OnProgress | None = None,
+        **each: Unpack[Each],
+    ) -> Batch[T, AgentRunResponse[T]]: ...
+    @overload
+    def submit_many(
+        self,
+        agent: Agent[T],
+        inputs: Inputs,
+        *,
+        max_active: int,
+        return_exceptions: bool,
+        on_progress: OnProgress | None = None,
+        **each: Unpack[Each],
+    ) -> Batch[T, AgentRunResponse[T] | Exception]: ...
+    def submit_many(
+        self,
+        agent: Agent[T],
+        inputs: Inputs,
+        *,
+        max_active: int,
+        return_exceptions: bool = False,
+        on_progress: OnProgress | None = None,
+        **each: Unpack[Each],
+    ) -> Batch[T, Any]:
+        """Start a run for each input, so that no more than `max_active` go on at a time. The next input is taken when
+        there is room for its run, from a list or any other iterable, also an endless or an asynchronous one.
+
+        Iterate over what this returns for an `Outcome` each, as soon as it is there; then a start that fails is one of
+        them. Who falls behind by more than `max_active` outcomes holds up the starts. Or await it for all responses, in
+        the order of the inputs: a start that fails, or a run without a result, raises, and no more are started; with
+        `return_exceptions` the error takes the response's place. In either case the other runs go on.
+
+        A run that waits for its user counts as done. `each` is passed to every `submit`. `on_progress` is called with
+        a `Progress` at each start and each end. Cancelling, or leaving the loop, starts no more runs and leaves those
+        that were started alive, in `batch.handles` and in the store. What `inputs` raises is raised once the runs
+        before it are done. When the runtime is closed meanwhile, RuntimeClosed is raised after the last outcome.
+        Raises UsageError at once for inputs that are none, or a `max_active` below 1.
+        """
+        self._driver.require_open()
+        return Batch(
+            inputs,
+            lambda given: self.submit(agent, given, **each),
+            self._driver.require_open,
+            max_active=max_active,
+            return_exceptions=return_exceptions,
+            tracker=lambda total: Tracker(self.clock.now, on_progress, total=total, slots=max_active),
+        )
+
+    def as_completed(
+        self,
+        handles: Iterable[BackgroundHandle[T]],
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncIterator[BackgroundHandle[T]]:
         """The handles, each as soon as it is done, well or badly, or this process stops driving it: `result` says why.
 
-        Leaving the loop, or cancelling it, leaves the runs alive. Raises UsageError for a run whose agent is not known.
+        Raises RunTimeout when they are not all done `timeout` seconds after the first was asked for. `on_progress` is
+        called with a `Progress` at each end. Leaving the loop, or cancelling it, leaves the runs alive. Raises
+        UsageError for a run whose agent is not known, and for a handle of another runtime.
         """
-        done: asyncio.Queue[BackgroundHandle[T]] = asyncio.Queue()
-        waiting = list(handles)
-        for handle in waiting:
-            handle.add_done_callback(done.put_nowait)
+        own = self._own(handles)
+        return as_completed(own, timeout=timeout, tracker=Tracker(self.clock.now, on_progress, total=len(own)))
 
-        for _ in waiting:
-            yield await done.get()
+    @overload
+    async def gather(
+        self,
+        handles: Iterable[BackgroundHandle[T]],
+        *,
+        return_exceptions: Literal[False] = False,
+        on_progress: OnProgress | None = None,
+    ) -> Sequence[AgentRunResponse[T]]: ...
+    @overload
+    async def gather(
+        self,
+        handles: Iterable[BackgroundHandle[T]],
+        *,
+        return_exceptions: bool,
+        on_progress: OnProgress | None = None,
+    ) -> Sequence[AgentRunResponse[T] | Exception]: ...
+    async def gather(
+        self,
+        handles: Iterable[BackgroundHandle[T]],
+        *,
+        return_exceptions: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Any:
+        """The responses of all these runs, in the order of their handles, as `asyncio.gather` would give them.
+
+        The first `result` that raises is raised at once, and the other runs go on; with `return_exceptions` the error
+        takes the response's place. `on_progress` is called with a `Progress` at each end. Cancelling this leaves the
+        runs alive. Raises UsageError for a handle of another runtime.
+        """
+        own = self._own(handles)
+        tracker = Tracker(self.clock.now, on_progress, total=len(own))
+        return await gather(own, return_exceptions=return_exceptions, tracker=tracker)
+
+    def _own(self, handles: Iterable[BackgroundHandle[T]]) -> Sequence[BackgroundHandle[T]]:
+        own = list(handles)
+        for handle in own:
+            if not handle.driven_by(self._driver):
+                raise UsageError(
+                    f"{handle!r} is of another runtime: ask that one, or take it up with `get` or `resume`."
+                )
+
+        return own
+
+    # --- words from outside ---
+
+    def notify(self, response_id: str) -> bool:
+        """Make a run due now: somebody says that it has changed. By its id at its service, or ours.
+
+        False when no run that goes on here has this id. Such an id is remembered for a minute, and 4096 of them at
+        most: a word may come before the answer to the start does, and the run is then polled as soon as that is there.
+        A stream that is open has 2 s to bring the news by itself. It is a plain call that waits for nothing; from
+        another thread: `loop.call_soon_threadsafe(runtime.notify, response_id)`. Raises RuntimeClosed.
+        """
+        return self._driver.notify(response_id)
+
+    def webhook(self, body: str | bytes, headers: Headers) -> WebhookReceipt:
+        """Take a webhook of a service, and make the run that it is about due now. Answer it 200 when this returns.
+
+        `body` is as it came, and `headers` a mapping or pairs, in any case. It is verified with the secret of the
+        agents' provider, and must be younger than 5 minutes. One that came before does nothing; the last 8192 are
+        remembered, in this process. They may come in any order, since the service's own word is asked for: what a
+        webhook says is never taken for it. `WebhookReceipt.outcome` says what was done.
+
+        Raises WebhookInvalid for one that is not genuine (answer 400); UsageError for a body that was parsed, without a
+        secret, or without an agent whose service sends webhooks; RuntimeClosed. It is a plain call, as `notify` is.
+        """
+        self._driver.require_open()
+        return self._webhooks.take(body, headers)
+
+    def stats(self) -> RuntimeStats:
+        """How the runtime fares: runs by status, polls, requests, lags. Cheap: counters, kept as things happen. A plain
+        call, in the event loop; at any time, also once the runtime is closed."""
+        return self._driver.stats()
 
     async def _release(self) -> None:
         """Let go of the store, once the runs on their way out of it have come: a later owner's are not to be taken."""
         try:
-            await outlast(set(self._taking.values()))
+            await self._intake.aclose()
             await self._retention.aclose()
         finally:
             try:
@@ -292,110 +429,6 @@ class AgentRuntime:
         turn = thread.adopt(live.record)
         live.at_rest(id(turn), partial(thread.take, turn, live.record))
         turn.take(live.record, seen=live.settled)
-
-    # --- taking up ---
-
-    async def _take_up_all(self) -> None:
-        """Go on with what an earlier runtime left unfinished, as far as the agents are known."""
-        records = await self._store.list(statuses=_LIVE)
-        await asyncio.gather(*(self._take_up(record) for record in records))
-
-    async def _take_up(self, record: RunRecord, agent: Agent[Any] | None = None) -> LiveRun:
-        """The run behind a stored record, driven if it is live and its agent is known."""
-        live = self._driver.runs.get(record.id)
-        if live is not None:
-            return live
-
-        agent = agent or self._agent_of(record)
-        if agent is None or record.status.terminal:
-            return self._live(record, agent)
-
-        return await self._once(record.id, lambda: self._acquire(record.id, agent))
-
-    async def _once(self, key: Hashable, take: Callable[[], Coroutine[Any, Any, LiveRun]]) -> LiveRun:
-        """What `take` gives: to all who ask meanwhile, too, and to its end, also when whoever asked is cancelled.
-
-        A run taken up twice at once would be two: a second owner fences off the first.
-        """
-        taking = self._taking.get(key)
-        if taking is None:
-            self._driver.require_open()  # whoever closes it waits for those that are under way, and there are no more
-            taking = self._taking[key] = asyncio.ensure_future(take())
-            taking.add_done_callback(lambda _: self._taking.pop(key, None))
-            taking.add_done_callback(heard)
-
-        return await asyncio.shield(taking)
-
-    async def _adopt(self, token: ContinuationToken, agent: Agent[Any], thread: AgentThread | None) -> LiveRun:
-        """The run behind a token: the store's, or a new one, which nobody is to find before it is driven."""
-        known = await self._store.find(token.ref.provider, token.ref.endpoint, token.ref.id)
-        if known is not None:
-            return await self._take_up(known, agent)
-
-        token.check_age(self.clock.wall(), agent.provider.retention)
-        record = agent.record(token, self.clock.wall(), None)
-        record.journal, record.flush = self._journal, self._flush
-        record.epoch = 1
-        return await self._once(record.id, lambda: self._enter(record, agent, thread))
-
-    async def _enter(self, record: RunRecord, agent: Agent[Any], thread: AgentThread | None) -> LiveRun:
-        await self._store.create(record)
-        return await self._drive(record, agent, thread)
-
-    async def _acquire(self, run_id: str, agent: Agent[Any]) -> LiveRun:
-        return await self._drive(await self._store.acquire(run_id), agent)
-
-    async def _drive(self, record: RunRecord, agent: Agent[Any], thread: AgentThread | None = None) -> LiveRun:
-        live = self._live(record, agent, thread)
-        await self._driver.take_up(live)
-        return live
-
-    def _live(self, record: RunRecord, agent: Agent[Any] | None, thread: AgentThread | None = None) -> LiveRun:
-        run = Run(
-            record,
-            poll=self._poll,
-            stream=self._stream,
-            draw=self._draw,
-            now=self.clock.now(),
-            age=max(self.clock.wall() - record.created_at, 0.0),
-            parse=agent.parse if agent else None,
-            tools=agent.tooling(thread, record.request) if agent else None,
-            hazard=self._learning.of(agent, record) if agent else None,
-        )
-        live = LiveRun(run, open_journal(self._store, self.clock, run), ways := self._ways_of(agent) if agent else None)
-        if agent is not None and agent.name == record.agent and ways and ways.restarts:
-            bounds = (record.deadline_at, self._poll.max_age and record.created_at + self._poll.max_age)
-            live.restarts_until = min(bound or inf for bound in bounds)
-
-        return live
-
-    def _ways_of(self, agent: Agent[Any]) -> Ways:
-        ways = self._ways.get(agent)
-        if ways is None:
-            calls = agent.calls(self._stream.idle, self._gates.of(agent.provider))
-            restarts = Cap.IDEMPOTENT_START in agent.provider.caps
-            ways = self._ways[agent] = Ways(calls, agent.tools, restarts, agent.read_partial)
-
-        return ways
-
-    def _agent_of(self, record: RunRecord) -> Agent[Any] | None:
-        """The known agent of this name, if it still talks to the service that the run lives at."""
-        agent = self._agents.get(record.agent)
-        if agent is None or (agent.provider.name, agent.provider.endpoint) != (record.provider, record.endpoint):
-            return None
-
-        return agent
-
-    def _register(self, agent: Agent[Any]) -> None:
-        self._agents.setdefault(agent.name, agent)
-
-
-def _check_submission(options: AgentRunOptions | None, deadline: float | None) -> None:
-    if options is not None and options.continuation_token is not None:
-        raise UsageError("To take up a run by its token, call runtime.resume(token, agent=…), not submit.")
-
-    if deadline is not None and deadline <= 0:
-        raise UsageError(f"deadline is in seconds from now, above 0; not {deadline}.")
 
 
 def _statuses(status: RunStatus | str | Collection[RunStatus | str] | None) -> Collection[RunStatus] | None:

@@ -180,11 +180,19 @@ class AgentThread:
         return next((turn for turn in self.turns if ref in turn.refs or (run_id and turn.run_id == run_id)), None)
 
     def adopt(self, record: RunRecord) -> Turn:
-        """The turn of a run; of one that the thread does not know, a new one, with its input if that is on record.
+        """The turn of a run; of one that the thread does not know, a new one, with its input if that is on record. The
+        last one is open again when its run was let go of at its deadline, and is taken up.
 
-        Raises UsageError for such a run while another one goes on.
+        Raises UsageError for a run that the thread does not know while another one goes on.
         """
-        return self.find(record.ref, record.id) or self.begin(self._new_in(record.request), record.id, record.request)
+        turn = self.find(record.ref, record.id)
+        if turn is None:
+            return self.begin(self._new_in(record.request), record.id, record.request)
+
+        if turn is self.turns[-1] and turn.status is RunStatus.EXPIRED and not record.status.terminal:
+            turn.status, turn.run_id = record.status, record.id
+
+        return turn
 
     def take(self, turn: Turn, record: RunRecord) -> None:
         """Note how the run of a turn stands."""

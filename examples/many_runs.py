@@ -1,4 +1,4 @@
-"""Many runs at once: each result as soon as it is there, and a bad end of one is no end of the others.
+"""Many runs at once: a few at a time, each result as soon as it is there, and a bad end of one is no end of the others.
 
     OPENAI_API_KEY=… python examples/many_runs.py
 
@@ -16,23 +16,17 @@ CITIES = ["Amsterdam", "Bergen", "Cusco", "Dakar", "Edinburgh", "Fez", "Galway",
 
 async def main() -> None:
     agent = Agent(OpenAIResponses(os.environ.get("AGENTBG_MODEL", "gpt-5-mini")), name="guide")
-    async with agent, AgentRuntime() as runtime:
-        handles = await asyncio.gather(
-            *(
-                runtime.submit(agent, f"One sentence about {city}.", metadata={"city": city}, deadline=3600)
-                for city in CITIES
-            )
-        )
-
+    questions = [f"One sentence about {city}." for city in CITIES]
+    async with agent, AgentRuntime(deadline=3600) as runtime:
         done = 0
-        async for handle in runtime.as_completed(handles):
+        async for outcome in runtime.submit_many(agent, questions, max_active=4):
             done += 1
-            city = handle.metadata["city"]
+            city = CITIES[outcome.index]
             try:
-                response = await handle.result()
-                print(f"[{done}/{len(handles)}] {city}: {response.text}")
+                response = await outcome.result()
+                print(f"[{done}/{len(CITIES)}] {city}: {response.text}")
             except RunError as error:
-                print(f"[{done}/{len(handles)}] {city}: {error}")
+                print(f"[{done}/{len(CITIES)}] {city}: {error}")
 
 
 if __name__ == "__main__":

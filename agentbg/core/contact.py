@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ..errors import AuthenticationFailed, PreviousRunNotFound, ProviderError, ServiceUnavailable
 from .life import Life
 from .schedule import Draw, PollPolicy, StreamPolicy
 from .states import Signal
+
+NOTICE_GRACE = 2.0
+"""Seconds that an open stream has to bring by itself what was said of its run elsewhere."""
+
+
+_NEVER = -inf  # one for all runs
 
 
 def signal_of(error: ProviderError) -> Signal:
@@ -17,12 +25,17 @@ class Contact:
     """One poll and one stream at most are under way at a time; how they fared says when the next is due."""
 
     __slots__ = (
-        "_draw", "_dry", "_faults", "_outdated", "_poll", "_stream",
+        "_announced", "_draw", "_dry", "_faults", "_outdated", "_poll", "_stream", "_unasked", "_word",
         "attached", "error", "failing_since", "hint", "life", "polling",
     )  # fmt: skip
 
-    def __init__(self, poll: PollPolicy, stream: StreamPolicy, draw: Draw, life: Life) -> None:
+    def __init__(
+        self, poll: PollPolicy, stream: StreamPolicy, draw: Draw, life: Life, *, announced: bool = False
+    ) -> None:
         self._poll, self._stream, self._draw = poll, stream, draw
+        self._announced = announced  # the service says by itself when the run ends
+        self._word = _NEVER  # when somebody last spoke of the run
+        self._unasked = False  # ... and no poll was sent since
         self.life = life
         """The present round's: its age is what the next poll goes by."""
         self.polling = False
@@ -38,6 +51,18 @@ class Contact:
         """When the first of the calls in a row that failed did so."""
         self._faults = 0  # how many they are
         self._dry = 0  # connections in a row that brought no more of the answer
+
+    def notified(self, now: float) -> None:
+        """Somebody says that the run has changed: whatever is under way may have been sent before it did."""
+        self._word, self._unasked = now, True
+
+    def ask(self) -> bool:
+        """A poll is to be sent; False when one is under way."""
+        if self.polling:
+            return False
+
+        self.polling, self._unasked = True, False
+        return True
 
     def turn(self) -> None:
         """A round is over. What a poll under way will say is about that one."""
@@ -86,13 +111,25 @@ class Contact:
     def first_poll(self, now: float) -> float:
         """When to poll a run that was just started, or taken up."""
         life = self.life
+        if self._unasked:
+            return now
+
         if not life.in_sight:
             return now + self._poll.again(now - life.began, self._draw, self.hint, life.hazard)
+
+        if self._announced:
+            return self._safe_poll(now)
 
         return now + self._poll.first(self._draw, self.hint, life.hazard)
 
     def next_poll(self, now: float) -> float:
         """When to poll next, after a poll that was answered."""
+        if self._unasked:
+            return now
+
+        if self._announced:
+            return self._safe_poll(now)
+
         return now + self._poll.interval(now - self.life.began, self._draw, self.hint, self.life.hazard)
 
     def next_try(self, now: float) -> float:
@@ -109,12 +146,15 @@ class Contact:
 
     def next_connection(self, now: float) -> float:
         """When to connect again, after a connection that brought nothing new."""
-        return now + self._stream.reconnect.delay(max(self._dry, 1), self._draw)
+        return now if self._unasked else now + self._stream.reconnect.delay(max(self._dry, 1), self._draw)
 
     def next_look(self, now: float) -> float:
         """When to look after a stream that is open."""
-        return now + self._stream.quiet
+        return now + (NOTICE_GRACE if self._unasked else self._stream.quiet)
 
     def is_quiet(self, silence: float) -> bool:
-        """True when a stream has brought nothing for too long."""
-        return silence >= self._stream.quiet
+        """True when a stream has brought nothing for too long, or not what was said of its run elsewhere."""
+        return self._unasked or silence >= self._stream.quiet
+
+    def _safe_poll(self, now: float) -> float:
+        return now + self._poll.safely(now - self._word, self._draw, self.hint)

@@ -88,11 +88,13 @@ class Dialogue:
 
     @property
     def token(self) -> ContinuationToken | None:
-        """What resumes the run from here. While the next round has no name yet, it leads to the one before."""
+        """What resumes the run from here. While the next round has no name yet, it leads to the one before; so it does
+        for a run that was let go of between two."""
         record = self._record
-        before = record.rounds[-1] if record.ref is None and record.rounds else None
+        last = record.rounds[-1] if record.rounds else None
+        before = last if last and (record.ref is None or (record.detached and record.ref == last.ref)) else None
         ref, position = (before.ref, before.position) if before else (record.ref, self.assembly.position)
-        issuer = self._issuer(ref) if record.status.live else None
+        issuer = self._issuer(ref) if record.status.live or record.detached else None
         return issuer.issue(position) if issuer else None
 
     def issuer(self, seq: int) -> TokenIssuer | None:

@@ -107,6 +107,11 @@ class Due:
     """The time of the last `WakeAt` has come."""
 
 
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """Somebody who should know says that the run has changed."""
+
+
 Observation = (
     Started
     | StartFailed
@@ -122,6 +127,7 @@ Observation = (
     | InvokeFailed
     | Answered
     | Due
+    | Notified
 )
 
 # --- commands: do this, in this order -------------------------------------------------------------------------------
@@ -191,4 +197,14 @@ class Complain:
     error: ProviderError
 
 
-Command = Commit | WakeAt | Poll | Attach | Detach | Cancel | Invoke | Send | Complain
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Tell those who watch: the run has shown nothing new for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Tell those who watch: the run's deadline has passed, and what follows here is what is done about it."""
+
+
+Command = Commit | WakeAt | Poll | Attach | Detach | Cancel | Invoke | Send | Complain | Stalled | Overdue

@@ -59,6 +59,7 @@ class StartRequest:
     reasoning_effort: str | None = None
     max_output_tokens: int | None = None
     service_tier: str | None = None
+    completion_window: str | None = None
     metadata: JSON = field(default_factory=dict[str, Any])
     """Texts by name, for the service to keep with the run."""
     include: Sequence[str] = ()
@@ -70,6 +71,10 @@ class StartRequest:
 
 LOST = "lost"
 """The error code of a failed run that its service cut off, or lost sight of: nobody knows its end."""
+
+
+DEADLINE = "deadline"
+"""The error code of a run that was let go of at its deadline: it may go on at its service."""
 
 
 SUBMIT_UNKNOWN = "submit_unknown"
@@ -113,6 +118,13 @@ class Snapshot:
     raw: JSON = field(default_factory=dict[str, Any], repr=False)
     requests: Sequence[InputRequest] = ()
     """What the run waits for, when it is INPUT_REQUIRED."""
+    completed_at: float | None = None
+    """When the run ended, where the service says so: Unix time by its own clock."""
+
+    @property
+    def detached(self) -> bool:
+        """True for a run that was let go of at its deadline, and can be taken up again."""
+        return self.status is RunStatus.EXPIRED and self.error is not None and self.error.code == DEADLINE
 
     @property
     def hides(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, ClassVar
 
+from .bounds import Bounds
 from .contact import Contact
 from .dialogue import Dialogue
 from .messages import Attach, Command, Complain, Detach, Poll, WakeAt
@@ -15,12 +16,11 @@ from .states import TABLE, Action, Phase, Signal
 class Moves:
     """Where a run's machine stands, and the commands of each row of its table. No wake-up is after the deadline."""
 
-    __slots__ = ("_contact", "_dialogue", "deadline", "phase")
+    __slots__ = ("_bounds", "_contact", "_dialogue", "phase")
 
-    def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue, deadline: float) -> None:
+    def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue, bounds: Bounds) -> None:
         self.phase = phase
-        self.deadline = deadline
-        self._contact, self._dialogue = contact, dialogue
+        self._contact, self._dialogue, self._bounds = contact, dialogue, bounds
 
     def move(self, signal: Signal, now: float) -> list[Command]:
         """What to do about a signal. Nothing, when the phase's row does not have it."""
@@ -51,28 +51,34 @@ class Moves:
         return [Complain(self._contact.error), *self._wake(self._contact.late_try(now))]
 
     def _ask(self, _now: float) -> list[Command]:
-        if self._contact.polling:
-            return []
-
-        self._contact.polling = True
-        return [Poll()]
+        return [Poll()] if self._contact.ask() else []
 
     def _release(self, now: float) -> list[Command]:
         return [*self._detach(now), *self._ask(now)]
 
     def _attach(self, now: float, pause: float = 0.0) -> list[Command]:
         self._contact.attached = True
-        return [Attach(self._dialogue.assembly.connect(), pause), *self._watch(now)]
+        return [Attach(self._dialogue.assembly.connect(), pause), *self.watch(now)]
 
     def _attach_again(self, now: float) -> list[Command]:
         return self._attach(now, self._contact.reconnect_after())
 
-    def _watch(self, now: float) -> list[Command]:
+    def watch(self, now: float) -> list[Command]:
+        """Look after the open stream in a while."""
         return self._wake(self._contact.next_look(now))
 
     def _detach(self, _now: float) -> list[Command]:
         attached, self._contact.attached = self._contact.attached, False
         return [Detach()] if attached else []
+
+    def _settle(self, now: float) -> list[Command]:
+        """A run that waits for its user does so up to its deadline."""
+        return [*self._detach(now), *self.rest()] if self.phase is Phase.WAITING else self._detach(now)
+
+    def rest(self) -> list[Command]:
+        """Nothing is to be done for the run before its deadline."""
+        self._bounds.rest()
+        return self._wake(inf)
 
     def _call(self, now: float) -> list[Command]:
         calls = self._dialogue.invoke()
@@ -83,7 +89,7 @@ class Moves:
         return [self._dialogue.send()]
 
     def _wake(self, at: float) -> list[Command]:
-        at = min(at, self.deadline)
+        at = min(at, self._bounds.deadline)
         return [WakeAt(at)] if at < inf else []
 
     _ACTIONS: ClassVar[Mapping[Action, Callable[[Any, float], list[Command]]]] = {
@@ -100,6 +106,6 @@ class Moves:
         Action.RELEASE: _release,
         Action.ATTACH: _attach,
         Action.ATTACH_AGAIN: _attach_again,
-        Action.WATCH: _watch,
-        Action.SETTLE: _detach,
+        Action.WATCH: watch,
+        Action.SETTLE: _settle,
     }

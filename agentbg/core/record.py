@@ -38,6 +38,8 @@ class RunRecord:
     cancel_requested: bool = False
     cancel_reason: str | None = None
     deadline_at: float | None = None
+    cancel_at_deadline: bool = False
+    """True when the run is to be cancelled at its deadline; otherwise it is only let go of."""
     updated_at: float = 0.0
     finished_at: float | None = None
     polls: int = 0
@@ -56,6 +58,11 @@ class RunRecord:
     """The last owner, by its epoch, who had stored all that was seen when it closed; where that is not sure anyway."""
     metadata: JSON = field(default_factory=lambda: NOTHING)
     """The caller's own, JSON-safe."""
+
+    @property
+    def detached(self) -> bool:
+        """True for a run that was let go of at its deadline: nobody here drives it, and its token resumes it."""
+        return self.status.terminal and self.snapshot is not None and self.snapshot.detached
 
     @property
     def may_stream(self) -> bool:

@@ -92,7 +92,7 @@ def build_response(
         status=snapshot.status,
         text=before + snapshot.text,
         messages=[read_message(item) for item in (*items, *snapshot.items) if is_message(item)],
-        continuation_token=token if snapshot.status.live else None,
+        continuation_token=token if snapshot.status.live or snapshot.detached else None,
         response_id=snapshot.ref.id if snapshot.ref else None,
         usage=total([*(each.usage for each in rounds), snapshot.usage]),
         error=snapshot.error,

@@ -12,13 +12,14 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import inf
 from typing import Any, ClassVar
 
 from ..errors import RunNotFound, StreamRefused
+from .bounds import Bounds
 from .contact import Contact, signal_of
 from .dialogue import Dialogue
+from .endings import Endings
 from .hazard import Hazard
 from .life import Life
 from .messages import (
@@ -32,36 +33,31 @@ from .messages import (
     Due,
     Invoked,
     InvokeFailed,
+    Notified,
     Observation,
     Polled,
     PollFailed,
+    Stalled,
     Started,
     StartFailed,
     StartLost,
     Streamed,
     StreamEnded,
 )
-from .model import SUBMIT_UNKNOWN, EventKind, RunErrorInfo, RunRef, Snapshot, StreamEvent
+from .model import SUBMIT_UNKNOWN, EventKind, RunRef, Snapshot
 from .moves import Moves
 from .position import Position
 from .record import RunRecord
-from .response import AgentRunResponse, build_response
-from .rounds import TOO_MANY_ROUNDS, TOOL_FAILED, Round, Tooling
+from .rounds import TOOL_FAILED, Round, Tooling
 from .schedule import Draw, PollPolicy, StreamPolicy
 from .states import Phase, Signal, phase_of
 from .status import RunStatus
-from .token import ContinuationToken
-from .update import AgentRunResponseUpdate
-
-_ENDLESS = "The model went on calling tools for more rounds than the agent allows: see Agent(…, max_rounds=…)."
 
 
-class Run:
+class Run(Endings):
     """One run. Feed it what happened; do what it says."""
 
-    __slots__ = (
-        "_last_change", "_moves", "_parse", "_poll", "_started", "assembly", "contact", "dialogue", "record",
-    )  # fmt: skip
+    __slots__ = ()
 
     def __init__(
         self,
@@ -75,16 +71,16 @@ class Run:
         parse: Callable[[str], Any] | None = None,
         tools: Tooling | None = None,
         hazard: Hazard | None = None,
+        announced: bool = False,
     ) -> None:
         self.record = record
-        self._started = now - age
-        self.contact = Contact(poll, stream, draw, Life(record, hazard, self._started, now))
+        began = now - age
+        self.contact = Contact(poll, stream, draw, Life(record, hazard, began, now), announced=announced)
         self.dialogue = Dialogue(record, tools or Tooling())
         self.assembly = self.dialogue.assembly
-        self._poll, self._parse, self._last_change = poll, parse, now
-        known_since = now if record.request is None else self._started + record.renewed  # a token's may be of any age
-        deadline = min(self._started + record.allowed, known_since + _or_ever(poll.max_age))
-        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, deadline)
+        self._parse = parse
+        self._bounds = Bounds(record, poll, now, began)
+        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, self._bounds)
 
     # --- what it looks like from outside ---
 
@@ -96,21 +92,11 @@ class Run:
     @property
     def deadline(self) -> float:
         """When the run expires, at the latest."""
-        return self._moves.deadline
-
-    @property
-    def response(self) -> AgentRunResponse[Any]:
-        """The run's answer so far, or in the end."""
-        return build_response(self._known(), self.token, self._parse, self.record.rounds)
-
-    @property
-    def token(self) -> ContinuationToken | None:
-        """What resumes the run from here; None when nothing is left to poll or resume."""
-        return self.dialogue.token
+        return self._bounds.deadline
 
     def stalled(self, now: float) -> bool:
         """True when a live run has shown no change for longer than the policy finds normal."""
-        return self.record.status.live and now - self._last_change > self._poll.stall_after
+        return self._bounds.still(now) and self.record.status.live
 
     # --- in and out ---
 
@@ -123,7 +109,7 @@ class Run:
     def begin(self, now: float) -> list[Command]:
         """Take up a run whose start was answered before: by another process, or as told by a token."""
         if self.phase is Phase.WAITING:
-            return self._pass_cancel_on()
+            return [*self._moves.rest(), *self._pass_cancel_on()]
 
         if self.dialogue.between:
             return [*self._go_on(now, self.dialogue.take_up()), *self._pass_cancel_on()]
@@ -145,7 +131,13 @@ class Run:
 
         unnamed = self.record.ref is None
         commands = self._HANDLERS[kind](self, seen, now)
-        return [*commands, *self._pass_cancel_on()] if unnamed else commands
+        if unnamed and Cancel() not in commands:
+            commands = [*commands, *self._pass_cancel_on()]
+
+        if not self.contact.polling and self._bounds.stalls(now) and self.record.status.live:
+            commands = [*commands, Stalled()]
+
+        return commands
 
     # --- handlers: observation -> updates and a signal ---
 
@@ -184,7 +176,7 @@ class Run:
         if self.phase is Phase.WAITING:
             return []
 
-        if now >= self._moves.deadline:
+        if self._bounds.passed(now):
             return self._expire(now)
 
         if not isinstance(error, RunNotFound):
@@ -260,17 +252,20 @@ class Run:
 
     def _on_due(self, _seen: Due, now: float) -> list[Command]:
         """At the deadline, too, the service is asked: it may have ended the run while nobody looked."""
-        if self.phase is Phase.WAITING or (self.phase is Phase.STARTING and not self.dialogue.between):
+        late = self._bounds.passed(now)
+        if self.phase is Phase.WAITING:
+            return self._expire(now) if late else []
+
+        if self.phase is Phase.STARTING and not self.dialogue.between:
             return []
 
         if self.dialogue.between:
-            resend = self.phase is Phase.STARTING
-            return self._go_on(now) if resend or now >= self._moves.deadline else []
+            return self._go_on(now) if late or self.phase is Phase.STARTING else []
 
         if self.phase is Phase.ATTACHING:
             self._count_dry()
 
-        since = inf if now >= self._moves.deadline else now - self._last_change
+        since = inf if late else now - self._bounds.changed
         quiet = self.phase is Phase.STREAMING and self.contact.is_quiet(since)
         return self._moves.move(Signal.QUIET if quiet else Signal.DUE, now)
 
@@ -279,7 +274,7 @@ class Run:
         if call is None:
             return []
 
-        self._last_change = now
+        self._bounds.changed = now
         return self._go_on(now, self.dialogue.invoked(call, seen.output))
 
     def _on_invoke_failed(self, seen: InvokeFailed, now: float) -> list[Command]:
@@ -291,9 +286,17 @@ class Run:
         if not asked or not self.dialogue.between:
             return []
 
-        self._last_change = now
-        self._moves.deadline = min(self._started + self.record.allowed, now + _or_ever(self._poll.max_age))
+        self._bounds.renew(now)
         return self._go_on(now, self.dialogue.answered(seen.answers))
+
+    def _on_notified(self, _seen: Notified, now: float) -> list[Command]:
+        """A stream that is open is to bring it by itself; where it does not, the next look asks."""
+        if self.dialogue.between:
+            return []
+
+        self.contact.notified(now)
+        streaming = self.phase in (Phase.ATTACHING, Phase.STREAMING)
+        return self._moves.watch(now) if streaming else self._moves.move(Signal.DUE, now)
 
     # --- what snapshots do ---
 
@@ -308,7 +311,7 @@ class Run:
         if not snapshot.status.live:
             return self._conclude(snapshot, now)
 
-        if now >= self._moves.deadline:
+        if self._bounds.passed(now):
             return self._expire(now)
 
         attached = self.contact.attached
@@ -317,7 +320,7 @@ class Run:
             updates += self.assembly.follow(snapshot)  # text that a stream is still to bring would come twice
 
         if updates or news:
-            self._last_change = now
+            self._bounds.changed = now
             self.record.snapshot = snapshot.kept
 
         commit = [Commit(self._keep(updates))] if updates or news or first else []
@@ -342,91 +345,18 @@ class Run:
         if self.contact.fruitless():
             self._give_up_streaming()
 
-    def _conclude(
-        self,
-        snapshot: Snapshot,
-        now: float,
-        updates: Sequence[AgentRunResponseUpdate] = (),
-        event: StreamEvent | None = None,
-        *,
-        final: bool = True,
-    ) -> list[Command]:
-        """Nothing follows this snapshot: the run has ended, or asks for something."""
-        self._last_change = now
-        if snapshot.status is RunStatus.INPUT_REQUIRED:
-            return self._go_on(now, [*updates, *self.dialogue.close(snapshot, event)])
-
-        if snapshot.hides:  # then what was delivered stands
-            snapshot, final = replace(snapshot, text=self._known().text), False
-
-        snapshot = replace(snapshot, ref=self.record.ref or snapshot.ref)
-        self.record.status, self.record.raw_status = snapshot.status, snapshot.raw_status
-        self.record.snapshot = snapshot
-        self.dialogue.conclude(final=final)
-        response = build_response(snapshot, None, self._parse, self.record.rounds)
-        updates = [*updates, *self.assembly.finish(snapshot, response, event, final=final)]
-        return [Commit(self._keep(updates), settled=True), *self._moves.move(Signal.FINISHED, now)]
-
-    def _go_on(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
-        """Between rounds: make the calls that are ours, ask the user for the rest, then send the answers."""
-        if self.record.cancel_requested and self.dialogue.ours:
-            return self._stop(now, updates)
-
-        if self.dialogue.too_long:
-            return self._end(RunStatus.FAILED, TOO_MANY_ROUNDS, _ENDLESS, now, updates)
-
-        signal = self.dialogue.signal
-        if signal is Signal.ASKED:
-            self.record.status = RunStatus.INPUT_REQUIRED
-            updates = [*updates, self.assembly.wait(self.response)]
-            return [Commit(self._keep(updates), settled=True), *self._moves.move(signal, now)]
-
-        if now >= self._moves.deadline:
-            return self._expire(now, updates)
-
-        self.record.status = RunStatus.RUNNING
-        self.contact.turn()
-        return [Commit(self._keep(updates)), *self._moves.move(signal, now)]
-
     def _poll_afresh(self, now: float) -> list[Command]:
         """What a poll brought is out of date: whoever asked meanwhile is still to be answered."""
         return self._moves.move(Signal.DUE, now) if self.phase in (Phase.POLLING, Phase.STREAMING) else []
 
-    def _end(
-        self, status: RunStatus, code: str, message: str, now: float, updates: Sequence[AgentRunResponseUpdate] = ()
-    ) -> list[Command]:
-        """The run ends without the service's word. What was delivered of its text stands."""
-        ended = replace(self._known(), status=status, error=RunErrorInfo(code, message))
-        return self._conclude(ended, now, updates, final=False)
-
-    def _stop(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
-        """A cancel of a run of which the service does nothing: it ends here."""
-        return self._end(RunStatus.CANCELLED, "cancelled", "The run was cancelled between two rounds.", now, updates)
-
-    def _expire(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
-        return self._end(RunStatus.EXPIRED, "deadline", "The run's deadline passed before it ended.", now, updates)
-
-    def _refuse_open(self, event: StreamEvent, now: float, updates: Sequence[AgentRunResponseUpdate]) -> list[Command]:
-        error = event.error or RunErrorInfo("error", "The service sent an error before it named the run.")
-        return self._end(RunStatus.FAILED, error.code, error.message, now, updates)
-
-    def _known(self) -> Snapshot:
-        """The latest that the service showed of this round, or what amounts to it."""
-        shown = self.record.snapshot
-        return self.dialogue.known(self.assembly.merged(shown.text if shown else ""))
-
     # --- small parts ---
-
-    def _keep(self, updates: Sequence[AgentRunResponseUpdate]) -> Sequence[AgentRunResponseUpdate]:
-        self.record.position = self.assembly.position
-        return updates
 
     def _note_progress(self, before: Position, now: float) -> None:
         if self.assembly.fresh:
             self.contact.fruitful()
 
         if self.assembly.position.seq != before.seq:
-            self._last_change = now
+            self._bounds.changed = now
 
     def _wants_stream(self) -> bool:
         return self.record.may_stream and not self.contact.attached
@@ -452,8 +382,5 @@ class Run:
         InvokeFailed: _on_invoke_failed,
         Answered: _on_answered,
         Due: _on_due,
+        Notified: _on_notified,
     }
-
-
-def _or_ever(seconds: float | None) -> float:
-    return inf if seconds is None else seconds

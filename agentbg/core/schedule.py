@@ -91,6 +91,9 @@ class PollPolicy:
     the age counts from then."""
     stall_after: float = 900.0
     """A live run that shows no change for so long counts as stalled."""
+    safety: float = 120.0
+    """Between the polls of a run whose end is announced, by a webhook to a runtime with `webhooks=True`: they are for
+    announcements that are lost. Half of each delay is random."""
 
     _plan: Schedule = field(init=False, repr=False, compare=False)
     shortest: float = field(init=False, repr=False, compare=False)
@@ -119,6 +122,9 @@ class PollPolicy:
         if self.hint_maximum < 0 or self.missing_grace < 0:
             raise UsageError("PollPolicy needs hint_maximum >= 0 and missing_grace >= 0.")
 
+        if not 0 < self.safety < inf:
+            raise UsageError(f"PollPolicy needs safety > 0, and not infinite, not {self.safety}.")
+
         if self.stall_after <= 0 or (self.max_age is not None and self.max_age <= 0):
             raise UsageError("PollPolicy needs stall_after > 0 and max_age > 0, or None for no bound.")
 
@@ -139,6 +145,13 @@ class PollPolicy:
         """Seconds to the next poll of a run that is `age` seconds old."""
         chance = draw()
         own = self._jittered(self._own(age, hazard), chance)
+        return max(own, self._floor(hint) * (1 + self.jitter * chance))
+
+    def safely(self, silence: float, draw: Draw, hint: float | None = None) -> float:
+        """Seconds to the next poll of a run whose end is announced, `silence` seconds after the last word of it: as
+        long again, up to `safety`. A service may announce an end before all of it shows it."""
+        chance = draw()
+        own = min(self.shortest + max(silence, 0.0), max(self.safety, self.shortest)) * (1 + chance) / 2
         return max(own, self._floor(hint) * (1 + self.jitter * chance))
 
     def after_fault(self, failures: int, draw: Draw, retry_after: float | None = None) -> float:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 from .base import Cap as Cap
 from .base import Provider as Provider
 from .base import Resume as Resume
+from .base import Webhook as Webhook
+from .base import WebhookReader as WebhookReader
 from .local import Local as Local
 from .local_run import LocalRun as LocalRun
 
@@ -22,6 +24,8 @@ __all__ = [
     "OpenAIResponses",
     "Provider",
     "Resume",
+    "Webhook",
+    "WebhookReader",
 ]
 
 

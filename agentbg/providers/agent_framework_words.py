@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ASSISTANT = "assistant"
 _ROLES = frozenset({"user", "system", "developer", ASSISTANT})
-_REFUSED = ("reasoning_effort", "service_tier")
+_REFUSED = ("reasoning_effort", "service_tier", "completion_window")
 """What chat clients have no common word for."""
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _INCOMPLETE = frozenset({"length", "content_filter"})

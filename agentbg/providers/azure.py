@@ -12,6 +12,7 @@ from typing import Any
 import openai
 
 from ..errors import AuthenticationFailed, ProviderError, ServiceUnavailable, UsageError
+from .base import Cap
 from .openai import OpenAIResponses, fingerprint
 
 TokenProvider = Callable[[], str | Awaitable[str]]
@@ -34,6 +35,9 @@ class AzureOpenAIResponses(OpenAIResponses):
     `timeout` is as for OpenAIResponses. Raises AuthenticationFailed when there is no credential, UsageError when there
     is no endpoint, or too much is given.
     """
+
+    caps = OpenAIResponses.caps & ~Cap.WEBHOOKS
+    """No webhooks of Azure's are known."""
 
     def __init__(
         self,

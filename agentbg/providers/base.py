@@ -20,7 +20,8 @@ hash that is keyed with something random; it is stored nowhere.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, Flag, auto
 from typing import Protocol, runtime_checkable
 
@@ -55,6 +56,32 @@ class Cap(Flag):
     """The service keeps conversations: a start may name the run that it continues."""
     IDEMPOTENT_START = auto()
     """A start with the key of an earlier one is that run. If that is lost, its work is done anew, under its ref."""
+    WEBHOOKS = auto()
+    """The service can say by itself when a run ends: the provider is a `WebhookReader`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A word of the service, sent by itself. It says that something has changed; what, a poll shows."""
+
+    id: str
+    """The same each time that it is sent."""
+    type: str
+    """What happened, in the service's own word."""
+    run: str | None
+    """Whose: `RunRef.id`. None for what is about no run."""
+
+
+@runtime_checkable
+class WebhookReader(Protocol):
+    """A provider whose service sends webhooks (`Cap.WEBHOOKS`)."""
+
+    def read_webhook(self, body: bytes, headers: Mapping[str, str]) -> Webhook:
+        """Verify that the service sent this, and lately; what it says. The names of `headers` are in lower case.
+
+        Raises WebhookInvalid for what is not genuine, and UsageError where there is nothing to verify it with.
+        """
+        ...
 
 
 @runtime_checkable

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import cast
 from urllib.parse import urlsplit
 
 import openai
 
 from ..core.model import JSON, Cursor, EventKind, RunRef, Snapshot, StartRequest, StreamEvent
-from ..errors import AuthenticationFailed, RunNotFound, ServiceUnavailable, StreamRefused, Unsupported, UsageError
+from ..errors import (
+    AuthenticationFailed,
+    RunNotFound,
+    ServiceUnavailable,
+    StreamRefused,
+    Unsupported,
+    UsageError,
+    WebhookInvalid,
+)
 from ._lean_wire import wire_of
 from ._sdk_private import key_source
 from ._shapes import Shapes
 from ._wire import key_header
-from .base import Cap, Resume
+from .base import Cap, Resume, Webhook
 from .openai_errors import poll_after, translated
 from .responses_events import EventReader, json_object, start_of
 from .responses_wire import read_response, start_body
@@ -38,11 +47,12 @@ class OpenAIResponses:
 
     `timeout` bounds a poll, a cancel and a delete, in seconds. A start may take as long as the client allows (10
     minutes, unless yours says otherwise): a server that ignores `background` answers it when the run has ended, and a
-    start given up too soon is a run lost. Raises AuthenticationFailed when no key is to be found.
+    start given up too soon is a run lost. `webhook_secret` (default: the client's, then OPENAI_WEBHOOK_SECRET) is what
+    webhooks are verified with. Raises AuthenticationFailed when no key is to be found.
     """
 
     name = "openai"
-    caps = Cap.STREAM_START | Cap.CANCEL | Cap.DELETE | Cap.PARTIAL_ON_POLL | Cap.PREVIOUS
+    caps = Cap.STREAM_START | Cap.CANCEL | Cap.DELETE | Cap.PARTIAL_ON_POLL | Cap.PREVIOUS | Cap.WEBHOOKS
     resume = Resume.CURSOR
     retention = 30 * DAY
     """"At least 30 days", as openai-python documents `store`."""
@@ -55,8 +65,10 @@ class OpenAIResponses:
         api_key: str | None = None,
         base_url: str | None = None,
         timeout: float = 60.0,
+        webhook_secret: str | None = None,
     ) -> None:
         self.model = model
+        self._webhook_secret = webhook_secret
         self._owned = client is None
         self._client = (client or _make_client(api_key, base_url)).with_options(max_retries=0)
         self._timeout = timeout
@@ -139,6 +151,24 @@ class OpenAIResponses:
                 await self._client.responses.delete(_id(ref), timeout=self._timeout)
             except openai.NotFoundError:
                 return
+
+    def read_webhook(self, body: bytes, headers: Mapping[str, str]) -> Webhook:
+        secret = self._webhook_secret or self._client.webhook_secret
+        if not secret:
+            raise UsageError(
+                "No webhook secret: set the environment variable OPENAI_WEBHOOK_SECRET, or pass webhook_secret=… (it "
+                "is shown once, when the webhook's endpoint is made)."
+            )
+
+        try:
+            self._client.webhooks.unwrap(body, headers, secret=secret)
+            event = json_object(body)
+        except Exception as error:  # whatever is not genuine may break the SDK where it likes
+            raise WebhookInvalid(f"The webhook is not genuine, or damaged: {type(error).__name__}: {error}") from error
+
+        kind, data = str(event.get("type", "")), event.get("data")
+        run = cast("JSON", data).get("id") if isinstance(data, Mapping) and kind.startswith("response.") else None
+        return Webhook(headers["webhook-id"], kind, run if isinstance(run, str) and run else None)
 
     async def aclose(self) -> None:
         await self._wire.aclose()

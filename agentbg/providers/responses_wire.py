@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, cast
 
 from ..core.model import JSON, EventKind, RunErrorInfo, RunRef, Snapshot, StartRequest, StreamEvent, Usage
@@ -52,6 +53,7 @@ def start_body(request: StartRequest, model: str, *, stream: bool) -> dict[str, 
         "reasoning": {"effort": request.reasoning_effort} if request.reasoning_effort else None,
         "max_output_tokens": request.max_output_tokens,
         "service_tier": request.service_tier,
+        "background_options": {"completion_window": window} if (window := request.completion_window) else None,
         "metadata": dict(request.metadata),
         "include": list(request.include),
         "text": _text_format(request.output_schema, request.output_strict) if request.output_schema else None,
@@ -90,6 +92,7 @@ def read_response(body: JSON, make_ref: MakeRef, poll_after: float | None = None
         poll_after=poll_after,
         raw=body,
         requests=requests,
+        completed_at=_time(body.get("completed_at")),
     )
 
 
@@ -179,6 +182,11 @@ def _index(event: JSON) -> int | None:
 
 def _whole(value: Any) -> int | None:
     return value if type(value) is int else None  # no bool, which is an int, too
+
+
+def _time(value: Any) -> float | None:
+    """A Unix time: above 0, as 0 is what some servers write for none."""
+    return float(value) if type(value) in (int, float) and 0 < value < inf else None
 
 
 def _word(value: Any) -> str:

@@ -18,3 +18,4 @@ from .script import approval as approval
 from .script import function_call as function_call
 from .script import message as message
 from .server import ResponsesServer as ResponsesServer
+from .webhook import signed_webhook as signed_webhook

@@ -67,6 +67,7 @@ def full_record() -> RunRecord:
         usage=Usage(1, 2, 3, raw),
         poll_after=2.5,
         raw=raw,
+        completed_at=1_767_225_650.5,
         requests=[InputRequest("mcpr_1", RequestKind.APPROVAL, NASTY, NASTY, raw)],
     )
     request = StartRequest(
@@ -81,6 +82,7 @@ def full_record() -> RunRecord:
         reasoning_effort=NASTY,
         max_output_tokens=2**40,
         service_tier=NASTY,
+        completion_window=NASTY,
         metadata=raw,
         whole=True,
         include=[NASTY],
@@ -101,6 +103,7 @@ def full_record() -> RunRecord:
         refused=True,
         cancel_requested=True,
         deadline_at=1_767_229_200.0,
+        cancel_at_deadline=True,
         updated_at=1_767_225_700.0,
         finished_at=1_767_225_701.0,
         polls=12,

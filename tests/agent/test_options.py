@@ -17,12 +17,14 @@ NAMED: dict[str, Any] = {
     "reasoning_effort": "high",
     "max_output_tokens": 500,
     "service_tier": "flex",
+    "completion_window": "2h",
     "metadata": {"team": "research"},
 }
 SENT = {
     "reasoning": {"effort": "high"},
     "max_output_tokens": 500,
     "service_tier": "flex",
+    "background_options": {"completion_window": "2h"},
     "metadata": {"team": "research"},
 }
 

@@ -24,10 +24,12 @@ from agentbg.core.messages import (
     Invoked,
     InvokeFailed,
     Observation,
+    Overdue,
     Poll,
     Polled,
     PollFailed,
     Send,
+    Stalled,
     Started,
     StartFailed,
     StartLost,
@@ -326,7 +328,7 @@ def test_an_answer_after_the_runs_own_deadline_expires_it_and_sends_nothing() ->
     shell = polled(deadline_at=T0 + 60)
     shell.feed(Polled(requires(PAY)))
     shell.now += 61
-    assert shell.feed(Answered([Answer("c", approve=True)])) == []
+    assert shell.feed(Answered([Answer("c", approve=True)])) == [Overdue()]
     assert (shell.run.record.status, shell.error) == (RunStatus.EXPIRED, "deadline")
 
 
@@ -433,7 +435,7 @@ def test_a_follow_up_that_is_unavailable_is_sent_again_until_the_deadline() -> N
         assert the_send(commands).key == "r1.1"
 
     assert waits[:4] == [0.75, 1.5, 3.0, 6.0]
-    assert (shell.now, shell.error, commands) == (T0 + 3600, "deadline", [])
+    assert (shell.now, shell.error, commands) == (T0 + 3600, "deadline", [Overdue()])
 
 
 def test_a_follow_up_waits_as_long_as_the_service_wishes() -> None:
@@ -598,24 +600,24 @@ def test_a_cancel_that_failed_stops_nothing() -> None:
 def test_a_deadline_ends_a_run_whose_calls_take_too_long() -> None:
     shell = calling(LOOK)
     shell.now += 1800
-    assert shell.feed(Due()) == []
+    assert shell.feed(Due()) == [Stalled()]
     assert shell.run.phase is Phase.CALLING
     shell.now += 1800
-    assert shell.feed(Due()) == []
+    assert shell.feed(Due()) == [Overdue()]
     assert (shell.run.record.status, shell.error) == (RunStatus.EXPIRED, "deadline")
 
 
 def test_answers_that_are_ready_after_the_deadline_are_not_sent() -> None:
     shell = calling(LOOK)
     shell.now += 3600
-    assert shell.feed(Invoked("a", "42")) == []
+    assert shell.feed(Invoked("a", "42")) == [Overdue()]
     assert (shell.error, shell.types[-2:]) == ("deadline", [UpdateType.ITEM, UpdateType.END])
 
 
 def test_a_deadline_while_answers_are_on_their_way_is_heeded_once_their_fate_is_known() -> None:
     shell = sent()
     shell.now += 3600
-    assert shell.feed(Due()) == []
+    assert shell.feed(Due()) == [Stalled()]
     assert shell.run.phase is Phase.STARTING
     shell.feed(Started(snapshot(ref=REFS[1])))
     assert (shell.run.record.status, shell.run.response.response_id) == (RunStatus.EXPIRED, REFS[1].id)

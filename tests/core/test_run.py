@@ -3,19 +3,25 @@ from dataclasses import replace
 
 import pytest
 
+from agentbg.core.bounds import CANCEL_GRACE
+from agentbg.core.contact import NOTICE_GRACE
 from agentbg.core.messages import (
     Attach,
     Cancel,
     CancelAnswered,
     CancelAsked,
+    CancelFailed,
     Command,
     Commit,
     Complain,
     Detach,
     Due,
+    Notified,
+    Overdue,
     Poll,
     Polled,
     PollFailed,
+    Stalled,
     Started,
     StartFailed,
     StartLost,
@@ -51,9 +57,15 @@ HELLO = [
 
 
 def new(
-    record: RunRecord, now: float = T0, *, poll: PollPolicy = POLL, age: float = 0.0, tools: Tooling | None = None
+    record: RunRecord,
+    now: float = T0,
+    *,
+    poll: PollPolicy = POLL,
+    age: float = 0.0,
+    tools: Tooling | None = None,
+    announced: bool = False,
 ) -> Run:
-    return Run(record, poll=poll, stream=STREAM, draw=lambda: 0.5, now=now, age=age, tools=tools)
+    return Run(record, poll=poll, stream=STREAM, draw=lambda: 0.5, now=now, age=age, tools=tools, announced=announced)
 
 
 def polled(poll: PollPolicy = POLL, tools: Tooling | None = None) -> Run:
@@ -272,7 +284,7 @@ def test_a_service_that_gives_another_id_on_every_poll_is_known_by_its_first() -
 
 def test_at_the_deadline_the_service_is_asked_a_last_time() -> None:
     run = polled()
-    assert run.feed(Polled(snapshot()), T0 + 3599) == [WakeAt(T0 + 3600)]
+    assert run.feed(Polled(snapshot()), T0 + 3599) == [WakeAt(T0 + 3600), Stalled()]
     assert run.feed(Due(), T0 + 3600) == [Poll()]
     run.feed(Polled(snapshot(COMPLETED, "Hello")), T0 + 3601)
     assert (run.record.status, run.response.text) == (COMPLETED, "Hello")
@@ -283,7 +295,10 @@ def test_a_run_whose_last_poll_shows_no_end_is_expired(seen: Polled | PollFailed
     run = polled()
     commands = run.feed(seen, T0 + 3600)
     assert commit(commands).settled
-    assert (run.record.status, run.token) == (RunStatus.EXPIRED, None)
+    assert commands[0] == Overdue()
+    assert run.record.status is RunStatus.EXPIRED
+    assert run.token == run.response.continuation_token == commit(commands).updates[-1].response.continuation_token
+    assert run.token.ref == REF, "it may go on at its service"
     assert run.response.error is not None
     assert run.response.error.code == "deadline"
 
@@ -300,18 +315,183 @@ def test_a_stream_does_not_outlive_the_deadline_and_its_text_stands() -> None:
     run = streamed()
     assert run.feed(Due(), T0 + 3600) == [Poll()]
     commands = run.feed(Polled(snapshot()), T0 + 3600)
-    assert without_commits(commands) == [Detach()]
+    assert without_commits(commands) == [Overdue(), Detach()]
     assert (run.record.status, run.response.text) == (RunStatus.EXPIRED, "Hello")
 
 
+def late(*, stream: bool = False, cancel: bool = False, tools: Tooling | None = None) -> Run:
+    """A run whose own deadline is at T0 + 10."""
+    own = record(stream=stream)
+    own.deadline_at, own.cancel_at_deadline = own.created_at + 10, cancel
+    return new(own, tools=tools)
+
+
 def test_a_deadline_of_the_runs_own_comes_first() -> None:
-    own = record(stream=False)
-    own.deadline_at = own.created_at + 10
-    run = new(own)
+    run = late()
     run.feed(Started(snapshot(poll_after=60)), T0)
     assert run.feed(Due(), T0 + 10) == [Poll()]
     run.feed(Polled(snapshot()), T0 + 10)
     assert run.record.status is RunStatus.EXPIRED
+
+
+def test_a_run_that_waits_for_its_user_expires_at_its_own_deadline_and_at_no_other() -> None:
+    run = late()
+    commands = run.feed(Started(snapshot(RunStatus.INPUT_REQUIRED, "Well?")), T0)
+    assert without_commits(commands) == [WakeAt(T0 + 10)]
+    assert run.feed(Due(), T0 + 9) == [], "it is early"
+    commands = run.feed(Due(), T0 + 10)
+    assert (commands[0], commit(commands).settled, run.record.status) == (Overdue(), True, RunStatus.EXPIRED)
+
+    assert waiting().feed(Due(), T0 + 1e9) == [], "its age is no reason"
+
+
+def test_a_run_that_waits_is_taken_up_with_its_deadline() -> None:
+    run = late()
+    run.feed(Started(snapshot(RunStatus.INPUT_REQUIRED, "Well?")), T0)
+    again = new(run.record, T0 + 5, age=5.0)
+    assert again.begin(T0 + 5) == [WakeAt(T0 + 10)]
+    assert again.feed(Due(), T0 + 10)[0] == Overdue()
+
+
+def test_a_run_that_is_to_be_cancelled_at_its_deadline_ends_as_its_service_says() -> None:
+    run = late(cancel=True)
+    run.feed(Started(snapshot()), T0)
+    assert run.feed(Due(), T0 + 10) == [Poll()]
+    commands = run.feed(Polled(snapshot()), T0 + 10)
+    assert without_commits(commands) == [Overdue(), Cancel(), WakeAt(T0 + 11.5)]
+    assert (run.record.cancel_requested, run.record.cancel_reason) == (True, "deadline")
+    assert run.record.status is RUNNING, "that is for the service to say"
+    commands = run.feed(CancelAnswered(snapshot(COMPLETED, "Just in time")), T0 + 10.5)
+    assert Overdue() not in commands
+    assert (run.record.status, run.response.text) == (COMPLETED, "Just in time")
+
+
+@pytest.mark.parametrize("answer", [CancelAnswered(), CancelFailed()])
+def test_a_cancel_at_the_deadline_that_brings_no_end_lets_go_of_the_run_in_the_end(
+    answer: CancelAnswered | CancelFailed,
+) -> None:
+    run = late(cancel=True)
+    run.feed(Started(snapshot()), T0)
+    run.feed(Due(), T0 + 10)
+    run.feed(Polled(snapshot()), T0 + 10)
+    run.feed(answer, T0 + 11)
+    run.feed(Polled(snapshot()), T0 + 12)
+    assert run.record.status is RUNNING
+    commands = run.feed(Polled(snapshot()), T0 + 10 + CANCEL_GRACE)
+    assert Overdue() not in commands, "it was said before"
+    assert Cancel() not in commands
+    assert run.record.status is RunStatus.EXPIRED
+    assert run.token is not None
+
+
+def test_a_start_that_is_answered_after_the_deadline_is_cancelled_once() -> None:
+    run = late(cancel=True)
+    commands = run.feed(Started(snapshot()), T0 + 20)
+    assert commands.count(Cancel()) == 1
+
+
+def test_nothing_is_cancelled_of_a_run_that_waits_for_its_user() -> None:
+    run = late(cancel=True)
+    run.feed(Started(snapshot(RunStatus.INPUT_REQUIRED, "Well?")), T0)
+    assert Cancel() not in run.feed(Due(), T0 + 10)
+    assert run.record.status is RunStatus.EXPIRED
+
+
+# --- standing still ---
+
+
+def test_a_stall_is_told_once_for_each_time_that_the_run_stands_still() -> None:
+    run = polled()
+    assert Stalled() not in run.feed(Polled(snapshot()), T0 + 900)
+    assert Stalled() in run.feed(Polled(snapshot()), T0 + 901)
+    assert Stalled() not in run.feed(PollFailed(DOWN), T0 + 1800)
+    run.feed(Polled(snapshot(text="News")), T0 + 1900)
+    assert Stalled() in run.feed(Polled(snapshot(text="News")), T0 + 2801)
+
+
+def test_before_a_stall_is_told_the_run_is_looked_at() -> None:
+    run = polled()
+    run.feed(Polled(snapshot()), T0 + 1)
+    assert run.feed(Due(), T0 + 1000) == [Poll()]
+    assert Stalled() in run.feed(PollFailed(DOWN), T0 + 1002)
+
+
+# --- words from outside ---
+
+
+def test_a_run_that_somebody_speaks_of_is_polled_at_once() -> None:
+    run = polled()
+    run.feed(Polled(snapshot()), T0 + 1)
+    assert run.feed(Notified(), T0 + 2) == [Poll()]
+
+
+def test_a_poll_that_was_sent_before_somebody_spoke_of_the_run_is_followed_by_another() -> None:
+    run = polled()
+    assert run.feed(Notified(), T0 + 1) == []
+    assert without_commits(run.feed(Polled(snapshot()), T0 + 1.5)) == [WakeAt(T0 + 1.5)]
+    assert run.feed(Due(), T0 + 1.5) == [Poll()]
+    assert without_commits(run.feed(Polled(snapshot()), T0 + 2)) != [WakeAt(T0 + 2)], "it has been asked about by now"
+
+
+def test_a_run_that_somebody_spoke_of_before_it_had_a_name_is_polled_as_soon_as_it_has() -> None:
+    run = new(record(stream=False))
+    assert run.feed(Notified(), T0) == []
+    assert without_commits(run.feed(Started(snapshot()), T0 + 1)) == [WakeAt(T0 + 1)]
+
+
+def test_an_open_stream_has_a_moment_to_bring_what_somebody_said() -> None:
+    run = streamed()
+    assert run.feed(Notified(), T0 + 5) == [WakeAt(T0 + 5 + NOTICE_GRACE)]
+    assert run.feed(Due(), T0 + 5 + NOTICE_GRACE) == [Poll()]
+
+    run = streamed()
+    run.feed(Notified(), T0 + 5)
+    commands = run.feed(Streamed([replace(event(END, 5), snapshot=snapshot(COMPLETED, "Hello"))]), T0 + 6)
+    assert (without_commits(commands), run.phase) == ([Detach()], Phase.DONE)
+
+
+@pytest.mark.parametrize("status", [RunStatus.INPUT_REQUIRED, COMPLETED])
+def test_a_run_that_waits_for_its_user_or_is_over_has_nothing_to_be_asked(status: RunStatus) -> None:
+    run = polled()
+    run.feed(Polled(snapshot(status, "Well?")), T0 + 1)
+    assert run.feed(Notified(), T0 + 2) == []
+
+
+def test_a_run_whose_end_is_announced_is_polled_for_safety_only() -> None:
+    run = new(record(stream=False), announced=True)
+    assert without_commits(run.feed(Started(snapshot()), T0)) == [WakeAt(T0 + 90)]
+    run.feed(Due(), T0 + 90)
+    assert without_commits(run.feed(Polled(snapshot()), T0 + 91)) == [WakeAt(T0 + 91 + 90)]
+
+
+def test_a_service_that_announces_an_end_before_it_shows_it_is_asked_again_soon_and_then_ever_later() -> None:
+    run = new(record(stream=False), announced=True)
+    run.feed(Started(snapshot()), T0)
+    assert run.feed(Notified(), T0 + 50) == [Poll()]
+    now, waits = T0 + 50, []
+    for _ in range(12):
+        [wake] = without_commits(run.feed(Polled(snapshot()), now))
+        assert isinstance(wake, WakeAt)
+        waits.append(wake.at - now)
+        now = wake.at
+        run.feed(Due(), now)
+
+    assert waits[0] < 0.5
+    assert waits == sorted(waits)
+    assert (sum(wait < 1 for wait in waits), waits[-1]) == (2, 90)
+
+
+def test_a_run_that_is_taken_up_is_asked_about_soon_although_its_end_is_announced() -> None:
+    """Whoever announced it meanwhile was not heard."""
+    run = new(record(stream=False, ref=REF), T0, age=500.0, announced=True)
+    [wake] = run.begin(T0)
+    assert isinstance(wake, WakeAt)
+    assert wake.at <= T0 + 1
+
+
+def test_a_wish_of_the_service_counts_for_safety_polls_too() -> None:
+    run = new(record(stream=False), announced=True)
+    assert without_commits(run.feed(Started(snapshot(poll_after=200)), T0)) == [WakeAt(T0 + 200)]
 
 
 # --- streams ---

@@ -27,11 +27,14 @@ from agentbg.core.messages import (
     Invoke,
     Invoked,
     InvokeFailed,
+    Notified,
     Observation,
+    Overdue,
     Poll,
     Polled,
     PollFailed,
     Send,
+    Stalled,
     Started,
     StartFailed,
     StartLost,
@@ -94,7 +97,7 @@ class RunMachine(RuleBasedStateMachine):
         max_rounds=st.sampled_from([1, 9, 9]),
         stream=st.sampled_from([True, True, False]),
         opened=st.booleans(),
-        bound=st.booleans(),
+        bound=st.sampled_from(["", "", "age", "detach", "cancel"]),
         faithful=st.booleans(),
         seed=st.integers(0, 9),
     )
@@ -105,7 +108,7 @@ class RunMachine(RuleBasedStateMachine):
         max_rounds: int,
         stream: bool,
         opened: bool,
-        bound: bool,
+        bound: str,
         faithful: bool,
         seed: int,
     ) -> None:
@@ -121,11 +124,15 @@ class RunMachine(RuleBasedStateMachine):
         self.nothing_has_happened()
         self.a_round_begins()
         self.draw = random.Random(seed).random
-        self.policy = PollPolicy(max_age=600.0 if bound else None)
+        self.policy = PollPolicy(max_age=600.0 if bound == "age" else None, stall_after=100.0)
         self.streams = StreamPolicy(attempts=3, quiet=5.0)
         self.now = 1000.0
         self.journal: list[AgentRunResponseUpdate] = []
         self.saved = record(stream=stream)
+        if bound in ("detach", "cancel"):
+            self.saved.deadline_at = self.saved.created_at + 300.0
+            self.saved.cancel_at_deadline = bound == "cancel"
+
         self.lives = 0
         self.be_born(self.saved)
         if stream and opened:
@@ -159,6 +166,7 @@ class RunMachine(RuleBasedStateMachine):
             record, poll=self.policy, stream=self.streams, draw=self.draw, now=self.now, age=age, tools=self.tools
         )
         self.lives += 1
+        self.overdue = 0
         self.wake: float | None = None
         self.polling: Service | None = None
         self.cancelling: Service | None = None
@@ -194,9 +202,19 @@ class RunMachine(RuleBasedStateMachine):
 
         last_type = commit.updates[-1].type if commit.updates else None
         assert commit.settled == (last_type in (UpdateType.END, UpdateType.WAITING))
+        if commit.settled:
+            self.wake = None
+
+    def do_stalled(self, _command: Stalled) -> None:
+        assert self.is_live()
+
+    def do_overdue(self, _command: Overdue) -> None:
+        self.overdue += 1
+        assert self.overdue == 1
 
     def do_wakeat(self, command: WakeAt) -> None:
-        assert self.run.phase not in SETTLED
+        assert self.run.phase is not Phase.DONE
+        assert self.run.phase is not Phase.WAITING or self.saved.deadline_at is not None
         self.wake = command.at
 
     def do_poll(self, _command: Poll) -> None:
@@ -386,6 +404,10 @@ class RunMachine(RuleBasedStateMachine):
         self.wake = None
         self.tell(Due())
 
+    @rule()
+    def somebody_speaks_of_the_run(self) -> None:
+        self.tell(Notified())
+
     @precondition(lambda self: self.run.phase is Phase.STREAMING and self.wake is not None)
     @rule()
     def a_round_ends_while_its_quiet_stream_is_asked_about(self) -> None:
@@ -445,7 +467,7 @@ class RunMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.run.phase is not Phase.WAITING)
     @rule()
     def the_user_answers_what_nobody_asked(self) -> None:
-        assert self.run.feed(Answered(), self.now) == []
+        assert self.run.feed(Answered(), self.now) in ([], [Stalled()])
 
     def answer(self, answers: Sequence[Answer]) -> None:
         if not self.run.response.requests:
@@ -543,6 +565,11 @@ class RunMachine(RuleBasedStateMachine):
         tokens = [update.continuation_token for update in reversed(self.journal) if update.continuation_token]
         token = self.run.token if data.draw(st.booleans()) else None
         token = token or data.draw(st.sampled_from(tokens))
+        if token.position.seq == len(self.journal) and self.run.phase is Phase.DONE:
+            self.journal[-1] = replace(
+                self.journal[-1], type=UpdateType.STATUS
+            )  # the next run has a journal of its own
+
         (at,) = (n for n, service in enumerate(self.services) if service.ref == token.ref)
         del self.services[at + 1 :]
         self.begun.clear()
@@ -608,8 +635,12 @@ class RunMachine(RuleBasedStateMachine):
         if self.run.token is not None:
             assert self.run.token.ref == (self.services[-2] if self.is_unnamed() else self.service).ref
 
-        assert self.run.record.status.live == self.is_live() == (self.run.token is not None)
-        assert (self.run.response.continuation_token is not None) == self.is_live()
+        assert self.run.record.status.live == self.is_live()
+        assert (self.run.token is not None) == (self.is_live() or self.run.record.detached)
+        assert self.run.response.continuation_token == self.run.token
+        if self.run.phase is Phase.DONE:
+            assert self.journal[-1].response is not None
+            assert self.journal[-1].response.continuation_token == self.run.token
         for update in self.journal:
             token = update.continuation_token
             assert (token is None) == (update.type in (UpdateType.END, UpdateType.WAITING) or update.issuer is None)

@@ -58,7 +58,9 @@ def test_every_action_is_implemented_and_used() -> None:
 
 
 def test_every_signal_is_sent_and_heard() -> None:
-    source = "".join((CORE / name).read_text(encoding="utf-8") for name in ("run.py", "dialogue.py", "contact.py"))
+    source = "".join(
+        (CORE / name).read_text(encoding="utf-8") for name in ("run.py", "endings.py", "dialogue.py", "contact.py")
+    )
     sent = {Signal[name] for name in re.findall(r"Signal\.([A-Z]+)", source)}
     assert sent == set(Signal) == {signal for _, signal, *_ in ROWS}
 

@@ -167,6 +167,8 @@ KINDS = st.sampled_from(
         "cancel",
         "cancel",
         "steal",
+        "speak",
+        "speak",
     ]
 )
 STEPS = st.builds(

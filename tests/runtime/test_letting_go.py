@@ -88,7 +88,7 @@ async def test_a_run_that_is_taken_up_while_the_runtime_closes_keeps_nobody_wait
     store.acquiring = 5.0
     running = runtime(store)
     await running.__aenter__()
-    running._register(agent)
+    running._intake.register(agent)
     getting = asyncio.ensure_future(running.get(run_id))
     await asyncio.sleep(1)
     closing = asyncio.ensure_future(running._driver.aclose())
@@ -109,7 +109,7 @@ async def test_a_run_whose_taking_up_failed_can_be_taken_up_again():
     async with runtime(store) as running:
         record = agent.record(None, 0.0, agent.request("x"))
         await store.create(record)  # an intent, whose process died
-        running._register(agent)
+        running._intake.register(agent)
         store.refusals = 1
         with pytest.raises(StoreError, match="disk is full"):
             await running.get(record.id)
@@ -205,7 +205,7 @@ async def test_a_run_that_a_closing_runtime_was_taking_up_is_not_taken_from_the_
         run_id = (await running.submit(agent, "x")).id
 
     async with runtime(store) as running:
-        running._register(agent)
+        running._intake.register(agent)
         store.acquiring = 5.0
         getting = asyncio.ensure_future(running.get(run_id))
         await asyncio.sleep(1)
@@ -222,7 +222,7 @@ async def test_a_taking_up_that_fails_when_nobody_waits_for_it_any_more_is_quiet
     store, agent = Moody(acquiring=5.0), Agent(ScriptedProvider.text("done", seconds=60))
     async with runtime(store) as running:
         await store.create(record := agent.record(None, 0.0, agent.request("x")))
-        running._register(agent)
+        running._intake.register(agent)
         store.refusals = 1
         getting = asyncio.ensure_future(running.get(record.id))
         await asyncio.sleep(1)

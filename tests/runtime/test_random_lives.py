@@ -248,7 +248,15 @@ class Player:
 
     async def submit(self, step: Step, *, stream: bool = False) -> None:
         deadline = 20.0 if step.number == 6 else None
-        self.keep(await self.runtime.submit(self.world.agent, "x", stream=stream, deadline=deadline))
+        then = "cancel" if step.which % 2 else "detach"
+        agent = self.world.agent
+        self.keep(await self.runtime.submit(agent, "x", stream=stream, deadline=deadline, on_deadline=then))
+
+    async def speak(self, step: Step) -> None:
+        """Somebody says that a run has changed."""
+        names = [*self.world.store.ids, *self.world.provider.runs]
+        if names:
+            self.runtime.notify(names[step.which % len(names)])
 
     async def stream(self, step: Step) -> None:
         await self.submit(step, stream=True)

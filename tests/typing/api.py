@@ -24,7 +24,9 @@ from agentbg import (
     InputRequest,
     InputRequired,
     Message,
+    Outcome,
     PollPolicy,
+    Progress,
     RequestKind,
     ResumableStream,
     RunContext,
@@ -37,6 +39,7 @@ from agentbg import (
     SubmitUnknown,
     UpdateType,
     Usage,
+    WebhookOutcome,
     tool,
 )
 from agentbg.inputs import developer, file, image, system, text, user
@@ -123,6 +126,29 @@ async def streams_of_partials_and_by_token(token: ContinuationToken, handle: Bac
     assert_type(agentbg.resume_stream(agent, token, partial=True), ResumableStream)
     async with agentbg.resume_stream(plain, str(token), thread=AgentThread(), options=AgentRunOptions()) as updates:
         assert_type([update async for update in updates], list[AgentRunResponseUpdate])
+
+
+def progress(so_far: Progress) -> None:
+    print(so_far.done, so_far.total, so_far.eta)
+
+
+async def many_runs(runtime: AgentRuntime, handles: list[BackgroundHandle[Report]]) -> None:
+    assert_type(await runtime.gather(handles), Sequence[AgentRunResponse[Report]])
+    either = await runtime.gather(handles, return_exceptions=True)
+    assert_type(either, Sequence[AgentRunResponse[Report] | Exception])
+
+    topics = (topic for topic in ("batteries", "robots"))
+    batch = runtime.submit_many(agent, topics, max_active=2, deadline=600, on_deadline="cancel")
+    async for outcome in batch:
+        assert_type(outcome, Outcome[Report])
+        assert_type(await outcome.result(), AgentRunResponse[Report])
+
+    assert_type(await runtime.submit_many(agent, ["x"], max_active=2), list[AgentRunResponse[Report]])
+    mixed = await runtime.submit_many(agent, ["x"], max_active=2, return_exceptions=True, on_progress=progress)
+    assert_type(mixed, list[AgentRunResponse[Report] | Exception])
+    assert_type(runtime.webhook(b"{}", {"webhook-id": "wh_1"}).outcome, WebhookOutcome)
+    assert_type(runtime.webhook("{}", [(b"webhook-id", b"wh_1")]).response_id, str | None)
+    assert_type(runtime.stats().runs[RunStatus.RUNNING], int)
 
 
 async def the_runtime() -> None:
