@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from typing import Any, cast
 
 from pydantic_core import from_json
@@ -25,6 +26,34 @@ Cursor = int | str
 """A place in a service's own stream. Integers are ordered; strings are opaque."""
 
 
+class Ids(Mapping[str, str]):
+    """A few ids by what they are of, never changed. A dict weighs twice as much, and there is one for each run."""
+
+    __slots__ = ("_flat",)
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._flat = tuple(chain.from_iterable(given.items()))
+
+    def __getitem__(self, kind: str) -> str:
+        for place in range(0, len(self._flat), 2):
+            if self._flat[place] == kind:
+                return self._flat[place + 1]
+
+        raise KeyError(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._flat[::2])
+
+    def __len__(self) -> int:
+        return len(self._flat) // 2
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.items()))
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 @dataclass(frozen=True, slots=True)
 class RunRef:
     """Where a run lives: which provider, which endpoint (a fingerprint), under which ids. Holds no secret."""
@@ -32,6 +61,9 @@ class RunRef:
     provider: str
     endpoint: str
     ids: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", Ids(self.ids))
 
     @property
     def id(self) -> str:

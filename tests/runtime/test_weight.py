@@ -19,7 +19,7 @@ from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.stores.codec import encode_request
 from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
 
-MOST = 2500
+MOST = 2560
 """Bytes of a live handle, beyond its input."""
 RUNS = 2000
 
