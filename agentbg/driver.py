@@ -62,11 +62,11 @@ class Driver:
     def __init__(self, store: Store, clock: Clock, gates: Gates, hooks: Hooks) -> None:
         self.runs: dict[str, LiveRun] = {}
         self._store = store
-        self._hooks = hooks
+        self.hooks = hooks
         self.clock = clock
         self._host = Host(clock)
         self._meter = Meter(clock)
-        self._wakeups = Wakeups(clock)
+        self._wakeups = Wakeups(clock, self.runs)
         self._alarm = Alarm(clock, self._wake, self._meter.scheduling.add)
         self._deeds = Deeds(self.tell, store, clock, hooks, self._meter)
         self._gates = gates
@@ -120,7 +120,7 @@ class Driver:
         """Store the intent, then start the run. Cancelling this leaves the start under way: it is not to be lost."""
         self._spawn(live, self._deeds.start(live, request))
         self.runs[live.id] = live
-        self._meter.moved(live)
+        self._meter.came(live)
         live.started = started = promise()
         self._host.take_care(started)
         try:
@@ -142,6 +142,7 @@ class Driver:
             return
 
         self.runs[live.id] = live
+        self._meter.came(live)
         self._note(live)
         again = self._deeds.again(live)
         if live.record.ref is None and again is not None:
@@ -153,7 +154,10 @@ class Driver:
                 lost = await live.journal.lost()
                 retold = live.run.dialogue.retell(lost.updates, lost.text) if lost else []
                 first = [Commit(retold)] if retold else []
-                await self._do(live, [*first, *live.run.begin(self.clock.now())])
+                before = live.record.status
+                commands = live.run.begin(self.clock.now())
+                self._count(live, before)
+                await self._do(live, [*first, *commands])
         except AgentBGError as error:
             self._let_go(live, error)
             raise
@@ -161,7 +165,7 @@ class Driver:
     async def tell(self, live: LiveRun, seen: Observation) -> bool:
         """Tell a run's machine what happened, and do what it says. False when it was no news."""
         async with live.lock:
-            commands = live.run.feed(seen, self.clock.now())
+            commands = self._feed(live, seen)
             await self._do(live, commands)
 
         return any(isinstance(command, Commit) for command in commands)
@@ -201,6 +205,16 @@ class Driver:
 
     # --- commands ---
 
+    def _feed(self, live: LiveRun, seen: Observation) -> list[Command]:
+        before = live.record.status
+        commands = live.run.feed(seen, self.clock.now())
+        self._count(live, before)
+        return commands
+
+    def _count(self, live: LiveRun, before: RunStatus) -> None:
+        if live.record.status is not before and self.runs.get(live.id) is live:
+            self._meter.moved(before, live.record.status)
+
     async def _do(self, live: LiveRun, commands: list[Command]) -> None:
         if any(type(command) in _DELICATE for command in commands[1:]):  # first comes the commit that says so
             task = asyncio.current_task()
@@ -239,7 +253,7 @@ class Driver:
                 logger.warning("run %s: the service refuses to talk about it: %s", live.id, error)
                 live.ring(error)
             case Stalled() | Overdue():
-                self._hooks.warned(live, command)
+                self.hooks.warned(live, command)
             case _:
                 raise AssertionError(f"{command} is carried out elsewhere")
 
@@ -258,24 +272,20 @@ class Driver:
 
         if live.started is not None and not live.announced and (record.ref is not None or _answered(record)):
             live.announced = True
-            self._hooks.submitted(live)
+            self.hooks.submitted(live)
 
         live.publish(commit.updates)
-        self._hooks.happened(live, commit.updates)
+        self.hooks.happened(live, commit.updates)
         if commit.settled:
             self._rest(live)
             live.settle()
             if record.status.terminal:
                 self._meter.ended(live)
-                self._hooks.completed(live)
+                self.hooks.completed(live)
 
     def _note(self, live: LiveRun) -> None:
-        """A run may have a new status, or a name that somebody has spoken of already."""
-        if self.runs.get(live.id) is not live:
-            return
-
-        self._meter.moved(live)
-        if self._wakeups.bears(live) and self._host.is_open:
+        """A run may have a new name, which somebody has spoken of already."""
+        if self.runs.get(live.id) is live and self._wakeups.bears(live) and self._host.is_open:
             self._meter.notified += 1
             self._spawn(live, self.tell(live, Notified()))
 
@@ -296,6 +306,7 @@ class Driver:
             del self.runs[live.id]
             self._alarm.discard(live.id)
             self._wakeups.forget(live)
+            self.hooks.forget(live)
             self._meter.left(live)
             if (turn := self._asking.pop(live.id, None)) is not None:
                 turn.leave()
@@ -308,7 +319,7 @@ class Driver:
 
                 check_answers(live.record, answers)
                 live.record.renewed_at = self.clock.wall()
-                await self._do(live, live.run.feed(Answered(answers), self.clock.now()))
+                await self._do(live, self._feed(live, Answered(answers)))
         except UsageError as error:
             resolve(stored, error)
         except AgentBGError as error:
@@ -398,7 +409,7 @@ class Driver:
             live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))
 
     def _let_go(self, live: LiveRun, error: AgentBGError) -> None:
-        self._meter.lost += live.counted is not None
+        self._meter.lost += self.runs.get(live.id) is live
         self._detach(live)
         self._drop(live)
         live.hang_up()

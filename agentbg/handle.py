@@ -144,7 +144,7 @@ class BackgroundHandle(Generic[T]):
         """Call back, in the event loop, each time that the run stands still, as `hooks.StallHook` says. What it raises
         goes to the event loop's exception handler."""
         self._require_agent()
-        self._live.when_stalled(lambda: callback(self))
+        self._driver.hooks.on_stall(self._live, lambda _: callback(self))
 
     # --- waiting ---
 

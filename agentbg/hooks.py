@@ -108,6 +108,7 @@ class Hooks:
             _check(hook)
 
         self._handle_of = handle_of
+        self._own: dict[str, list[Callable[[BackgroundHandle[Any]], object]]] = {}
         self._submit = [hook for hook in given if isinstance(hook, SubmitHook)]
         self._poll = [hook for hook in given if isinstance(hook, PollHook)]
         self._event = [hook for hook in given if isinstance(hook, EventHook)]
@@ -145,12 +146,21 @@ class Hooks:
     def warned(self, live: LiveRun, warning: Stalled | Overdue) -> None:
         """A run stands still, or its deadline has passed."""
         handle = self._handle_of(live)
-        late = isinstance(warning, Overdue)
-        if not late:
-            live.stall()
+        if isinstance(warning, Overdue):
+            calls = [hook.on_deadline for hook in self._deadline]
+        else:
+            calls = [*(hook.on_stall for hook in self._stall), *self._own.get(live.id, ())]
 
-        for call in [hook.on_deadline for hook in self._deadline] if late else [hook.on_stall for hook in self._stall]:
+        for call in calls:
             self._guard(live, partial(call, handle))
+
+    def on_stall(self, live: LiveRun, call: Callable[[BackgroundHandle[Any]], object]) -> None:
+        """Tell somebody of one run only, each time that it stands still."""
+        self._own.setdefault(live.id, []).append(call)
+
+    def forget(self, live: LiveRun) -> None:
+        """A run is not driven any more."""
+        self._own.pop(live.id, None)
 
     def _guard(self, live: LiveRun, call: Callable[[], object]) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from .calls import Calls
 from .core.model import RunRef
 from .core.run import Run
-from .core.status import RunStatus
 from .core.update import AgentRunResponseUpdate, UpdateType
 from .errors import AgentBGError
 from .journal import Journal
@@ -153,8 +152,8 @@ class LiveRun:
     """
 
     __slots__ = (
-        "_bell", "_calls_under_way", "_news", "_on_settled", "_on_stalled", "_readers", "_rests", "announced",
-        "cancelling", "committed", "counted", "interval", "journal", "lock", "lost", "reconnects", "record",
+        "_bell", "_calls_under_way", "_news", "_on_settled", "_readers", "_rests", "announced",
+        "cancelling", "committed", "interval", "journal", "lock", "lost", "reconnects", "record",
         "restarts_until", "run", "settled", "started", "stream", "ways",
     )  # fmt: skip
 
@@ -183,10 +182,7 @@ class LiveRun:
         """The seq of the last update that was published; connections made to take the stream up again; for how many
         seconds the run wanted to be left alone the last time."""
         self._readers: list[weakref.ref[Reader]] | None = None
-        self.counted: RunStatus | None = None
-        """As what it is among the runs that its runtime counts."""
         self._on_settled: list[Callable[[], object]] | None = None
-        self._on_stalled: Sequence[Callable[[], object]] = ()
         self._calls_under_way: dict[asyncio.Future[None], None] | None = None
         self._rests: dict[int, Callable[[], object]] | None = None
 
@@ -316,20 +312,9 @@ class LiveRun:
         update.issuer, update.response = self.run.dialogue.issuer(update.seq), response
         return update
 
-    def when_stalled(self, call: Callable[[], object]) -> None:
-        """Call back each time that the run stands still."""
-        self._on_stalled = (*self._on_stalled, call)
-
-    def stall(self) -> None:
-        """The run stands still: tell those who want to know."""
-        self._call(self._on_stalled)
-
     def _announce(self) -> None:
         calls, self._on_settled = self._on_settled, None
-        self._call(calls or ())
-
-    def _call(self, calls: Iterable[Callable[[], object]]) -> None:
-        for call in calls:
+        for call in calls or ():
             try:
                 call()
             except Exception as error:  # noqa: BLE001  a user's: it is neither the run's trouble nor the other callbacks'

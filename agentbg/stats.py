@@ -138,19 +138,18 @@ class Meter:
         elif not news:
             self.polls_wasted += 1
 
-    def moved(self, live: LiveRun) -> None:
-        """A run that is driven stands so now."""
-        status = live.record.status
-        if live.counted is not status:
-            self.left(live)
-            live.counted = status
-            self._runs[status] += 1
+    def came(self, live: LiveRun) -> None:
+        """A run is driven from now on."""
+        self._runs[live.record.status] += 1
+
+    def moved(self, before: RunStatus, now: RunStatus) -> None:
+        """A run that is driven has another status."""
+        self._runs[before] -= 1
+        self._runs[now] += 1
 
     def left(self, live: LiveRun) -> None:
         """A run is not driven any more."""
-        if live.counted is not None:
-            self._runs[live.counted] -= 1
-            live.counted = None
+        self._runs[live.record.status] -= 1
 
     def ended(self, live: LiveRun) -> None:
         """A run's end is in the store."""

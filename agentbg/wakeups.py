@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .clock import Clock
 from .live import LiveRun
 
@@ -12,15 +14,22 @@ ROOM = 4096
 
 
 class Wakeups:
-    """Live runs by their present names at their services, and what was said of names that are not known yet."""
+    """Live runs by their present names at their services, and what was said of names that are not known yet.
 
-    def __init__(self, clock: Clock) -> None:
+    Names are kept from the first word on: a runtime that nobody speaks to does not pay for them.
+    """
+
+    def __init__(self, clock: Clock, runs: Mapping[str, LiveRun]) -> None:
         self._clock = clock
-        self._runs: dict[str, LiveRun] = {}
+        self._driven = runs
+        self._runs: dict[str, LiveRun] | None = None
         self._early: dict[str, float] = {}
 
     def find(self, name: str) -> LiveRun | None:
         """The live run of this name. A name that no run bears is remembered for a while."""
+        if self._runs is None:
+            self._runs = {ref.id: live for live in self._driven.values() if (ref := live.record.ref) is not None}
+
         live = self._runs.get(name)
         if live is None:
             self._early.pop(name, None)  # the newest are the last
@@ -33,7 +42,7 @@ class Wakeups:
     def bears(self, live: LiveRun) -> bool:
         """Note the name that a run bears now; True when somebody has spoken of it already."""
         ref = live.record.ref
-        if ref is None or self._runs.get(ref.id) is live:
+        if self._runs is None or ref is None or self._runs.get(ref.id) is live:
             return False
 
         self.forget(live)
@@ -43,6 +52,9 @@ class Wakeups:
 
     def forget(self, live: LiveRun) -> None:
         """A run is driven no more, or has a new name."""
+        if self._runs is None:
+            return
+
         for ref in (live.record.ref, *(closed.ref for closed in live.record.rounds[-1:])):
             if ref is not None and self._runs.get(ref.id) is live:
                 del self._runs[ref.id]

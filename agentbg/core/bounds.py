@@ -15,38 +15,43 @@ _NEVER = -inf  # one for all runs
 
 
 class Bounds:
-    """The deadline of a run, and its last change."""
+    """The deadline of a run, and its last change. A `Contact` is bounded so."""
 
-    __slots__ = ("_own", "_poll", "_told", "changed", "deadline", "extended")
+    __slots__ = ("_own", "_poll", "_told", "changed", "deadline")
 
     def __init__(self, record: RunRecord, poll: PollPolicy, now: float, began: float) -> None:
         self._poll = poll
         self.changed = now
         """When the run last showed something new."""
         self._told = _NEVER  # the change after which a stall was told
-        self.extended = False
-        """The deadline has passed, and this is the second."""
+        # The run's own deadline; -inf once it has passed, and the present one is the second.
         self._own = inf if record.deadline_at is None else began + record.allowed
         known_since = now if record.request is None else began + record.renewed  # a token's may be of any age
         self.deadline = min(self._own, known_since + _or_ever(poll.max_age))
+
+    @property
+    def extended(self) -> bool:
+        """True when the deadline has passed, and the present one is the second."""
+        return self._own == _NEVER
 
     def passed(self, now: float) -> bool:
         """True when the run has had its time."""
         return now >= self.deadline
 
-    def rest(self) -> None:
+    def wait(self) -> None:
         """The run waits for its user, who may take any time but what its own deadline leaves."""
-        self.deadline = self._own
+        if not self.extended:
+            self.deadline = self._own
 
     def renew(self, now: float) -> None:
         """The user has answered: the bound for a run's age counts from here."""
         self.changed = now
-        self.deadline = min(self._own, now + _or_ever(self._poll.max_age))
+        if not self.extended:
+            self.deadline = min(self._own, now + _or_ever(self._poll.max_age))
 
     def extend(self, now: float) -> None:
         """The run is cancelled at its deadline, and gets some time to end by that."""
-        self.extended = True
-        self._own = self.deadline = now + CANCEL_GRACE
+        self._own, self.deadline = _NEVER, now + CANCEL_GRACE
 
     def still(self, now: float) -> bool:
         """True when nothing has changed for longer than the policy finds normal."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from math import inf
 
 from ..errors import AuthenticationFailed, PreviousRunNotFound, ProviderError, ServiceUnavailable
+from .bounds import Bounds
 from .life import Life
+from .record import RunRecord
 from .schedule import Draw, PollPolicy, StreamPolicy
 from .states import Signal
 
@@ -21,21 +23,31 @@ def signal_of(error: ProviderError) -> Signal:
     return Signal.FAULT if isinstance(error, ServiceUnavailable | PreviousRunNotFound) else Signal.DENIED
 
 
-class Contact:
+class Contact(Bounds):
     """One poll and one stream at most are under way at a time; how they fared says when the next is due."""
 
     __slots__ = (
-        "_announced", "_draw", "_dry", "_faults", "_outdated", "_poll", "_stream", "_unasked", "_word",
+        "_draw", "_dry", "_faults", "_outdated", "_stream", "_unasked", "_word",
         "attached", "error", "failing_since", "hint", "life", "polling",
     )  # fmt: skip
 
     def __init__(
-        self, poll: PollPolicy, stream: StreamPolicy, draw: Draw, life: Life, *, announced: bool = False
+        self,
+        record: RunRecord,
+        poll: PollPolicy,
+        stream: StreamPolicy,
+        draw: Draw,
+        life: Life,
+        now: float,
+        began: float,
+        *,
+        announced: bool = False,
     ) -> None:
-        self._poll, self._stream, self._draw = poll, stream, draw
-        self._announced = announced  # the service says by itself when the run ends
-        self._word = _NEVER  # when somebody last spoke of the run
-        self._unasked = False  # ... and no poll was sent since
+        super().__init__(record, poll, now, began)
+        self._stream, self._draw = stream, draw
+        # When somebody last spoke of a run whose end is announced; None where the service announces nothing.
+        self._word = _NEVER if announced else None
+        self._unasked = False  # somebody spoke of the run, and no poll was sent since
         self.life = life
         """The present round's: its age is what the next poll goes by."""
         self.polling = False
@@ -54,7 +66,9 @@ class Contact:
 
     def notified(self, now: float) -> None:
         """Somebody says that the run has changed: whatever is under way may have been sent before it did."""
-        self._word, self._unasked = now, True
+        self._unasked = True
+        if self._word is not None:
+            self._word = now
 
     def ask(self) -> bool:
         """A poll is to be sent; False when one is under way."""
@@ -117,8 +131,8 @@ class Contact:
         if not life.in_sight:
             return now + self._poll.again(now - life.began, self._draw, self.hint, life.hazard)
 
-        if self._announced:
-            return self._safe_poll(now)
+        if self._word is not None:
+            return self._safe_poll(now, self._word)
 
         return now + self._poll.first(self._draw, self.hint, life.hazard)
 
@@ -127,8 +141,8 @@ class Contact:
         if self._unasked:
             return now
 
-        if self._announced:
-            return self._safe_poll(now)
+        if self._word is not None:
+            return self._safe_poll(now, self._word)
 
         return now + self._poll.interval(now - self.life.began, self._draw, self.hint, self.life.hazard)
 
@@ -156,5 +170,5 @@ class Contact:
         """True when a stream has brought nothing for too long, or not what was said of its run elsewhere."""
         return self._unasked or silence >= self._stream.quiet
 
-    def _safe_poll(self, now: float) -> float:
-        return now + self._poll.safely(now - self._word, self._draw, self.hint)
+    def _safe_poll(self, now: float, word: float) -> float:
+        return now + self._poll.safely(now - word, self._draw, self.hint)

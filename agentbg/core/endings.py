@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from .assembly import Assembly
-from .bounds import Bounds
 from .contact import Contact
 from .dialogue import Dialogue
 from .messages import Cancel, Command, Commit, Overdue
@@ -28,13 +27,12 @@ _ENDLESS = "The model went on calling tools for more rounds than the agent allow
 class Endings:
     """How a run goes on from a round that is closed, or ends. `Run` is the rest of the machine, and decides when."""
 
-    __slots__ = ("_bounds", "_moves", "_parse", "assembly", "contact", "dialogue", "record")
+    __slots__ = ("_moves", "_parse", "assembly", "contact", "dialogue", "record")
 
     record: RunRecord
     contact: Contact
     dialogue: Dialogue
     assembly: Assembly
-    _bounds: Bounds
     _moves: Moves
     _parse: Callable[[str], Any] | None
 
@@ -58,7 +56,7 @@ class Endings:
         final: bool = True,
     ) -> list[Command]:
         """Nothing follows this snapshot: the run has ended, or asks for something."""
-        self._bounds.changed = now
+        self.contact.changed = now
         if snapshot.status is RunStatus.INPUT_REQUIRED:
             return self._go_on(now, [*updates, *self.dialogue.close(snapshot, event)])
 
@@ -90,7 +88,7 @@ class Endings:
             updates = [*updates, self.assembly.wait(self.response)]
             return [Commit(self._keep(updates), settled=True), *self._moves.move(signal, now)]
 
-        if self._bounds.passed(now):
+        if self.contact.passed(now):
             return self._expire(now, updates)
 
         self.record.status = RunStatus.RUNNING
@@ -111,13 +109,13 @@ class Endings:
     def _expire(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
         """The run has had its time. Where the service is to cancel it, that is asked first, and for a while its word
         counts; then the run is let go of."""
-        if self._bounds.extended:
+        if self.contact.extended:
             return self._end(RunStatus.EXPIRED, DEADLINE, _LET_GO, now, updates)
 
         if self.dialogue.between or not self.record.cancel_at_deadline:
             return [Overdue(), *self._end(RunStatus.EXPIRED, DEADLINE, _LET_GO, now, updates)]
 
-        self._bounds.extend(now)
+        self.contact.extend(now)
         self.record.cancel_requested = True
         self.record.cancel_reason = self.record.cancel_reason or DEADLINE
         self.contact.life.stop()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, ClassVar
 
-from .bounds import Bounds
 from .contact import Contact
 from .dialogue import Dialogue
 from .messages import Attach, Command, Complain, Detach, Poll, WakeAt
@@ -16,11 +15,11 @@ from .states import TABLE, Action, Phase, Signal
 class Moves:
     """Where a run's machine stands, and the commands of each row of its table. No wake-up is after the deadline."""
 
-    __slots__ = ("_bounds", "_contact", "_dialogue", "phase")
+    __slots__ = ("_contact", "_dialogue", "phase")
 
-    def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue, bounds: Bounds) -> None:
+    def __init__(self, phase: Phase, contact: Contact, dialogue: Dialogue) -> None:
         self.phase = phase
-        self._contact, self._dialogue, self._bounds = contact, dialogue, bounds
+        self._contact, self._dialogue = contact, dialogue
 
     def move(self, signal: Signal, now: float) -> list[Command]:
         """What to do about a signal. Nothing, when the phase's row does not have it."""
@@ -77,7 +76,7 @@ class Moves:
 
     def rest(self) -> list[Command]:
         """Nothing is to be done for the run before its deadline."""
-        self._bounds.rest()
+        self._contact.wait()
         return self._wake(inf)
 
     def _call(self, now: float) -> list[Command]:
@@ -89,7 +88,7 @@ class Moves:
         return [self._dialogue.send()]
 
     def _wake(self, at: float) -> list[Command]:
-        at = min(at, self._bounds.deadline)
+        at = min(at, self._contact.deadline)
         return [WakeAt(at)] if at < inf else []
 
     _ACTIONS: ClassVar[Mapping[Action, Callable[[Any, float], list[Command]]]] = {

@@ -16,7 +16,6 @@ from math import inf
 from typing import Any, ClassVar
 
 from ..errors import RunNotFound, StreamRefused
-from .bounds import Bounds
 from .contact import Contact, signal_of
 from .dialogue import Dialogue
 from .endings import Endings
@@ -75,12 +74,12 @@ class Run(Endings):
     ) -> None:
         self.record = record
         began = now - age
-        self.contact = Contact(poll, stream, draw, Life(record, hazard, began, now), announced=announced)
+        life = Life(record, hazard, began, now)
+        self.contact = Contact(record, poll, stream, draw, life, now, began, announced=announced)
         self.dialogue = Dialogue(record, tools or Tooling())
         self.assembly = self.dialogue.assembly
         self._parse = parse
-        self._bounds = Bounds(record, poll, now, began)
-        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue, self._bounds)
+        self._moves = Moves(phase_of(record.status), self.contact, self.dialogue)
 
     # --- what it looks like from outside ---
 
@@ -92,11 +91,11 @@ class Run(Endings):
     @property
     def deadline(self) -> float:
         """When the run expires, at the latest."""
-        return self._bounds.deadline
+        return self.contact.deadline
 
     def stalled(self, now: float) -> bool:
         """True when a live run has shown no change for longer than the policy finds normal."""
-        return self._bounds.still(now) and self.record.status.live
+        return self.contact.still(now) and self.record.status.live
 
     # --- in and out ---
 
@@ -134,7 +133,7 @@ class Run(Endings):
         if unnamed and Cancel() not in commands:
             commands = [*commands, *self._pass_cancel_on()]
 
-        if not self.contact.polling and self._bounds.stalls(now) and self.record.status.live:
+        if not self.contact.polling and self.contact.stalls(now) and self.record.status.live:
             commands = [*commands, Stalled()]
 
         return commands
@@ -176,7 +175,7 @@ class Run(Endings):
         if self.phase is Phase.WAITING:
             return []
 
-        if self._bounds.passed(now):
+        if self.contact.passed(now):
             return self._expire(now)
 
         if not isinstance(error, RunNotFound):
@@ -252,7 +251,7 @@ class Run(Endings):
 
     def _on_due(self, _seen: Due, now: float) -> list[Command]:
         """At the deadline, too, the service is asked: it may have ended the run while nobody looked."""
-        late = self._bounds.passed(now)
+        late = self.contact.passed(now)
         if self.phase is Phase.WAITING:
             return self._expire(now) if late else []
 
@@ -265,7 +264,7 @@ class Run(Endings):
         if self.phase is Phase.ATTACHING:
             self._count_dry()
 
-        since = inf if late else now - self._bounds.changed
+        since = inf if late else now - self.contact.changed
         quiet = self.phase is Phase.STREAMING and self.contact.is_quiet(since)
         return self._moves.move(Signal.QUIET if quiet else Signal.DUE, now)
 
@@ -274,7 +273,7 @@ class Run(Endings):
         if call is None:
             return []
 
-        self._bounds.changed = now
+        self.contact.changed = now
         return self._go_on(now, self.dialogue.invoked(call, seen.output))
 
     def _on_invoke_failed(self, seen: InvokeFailed, now: float) -> list[Command]:
@@ -286,7 +285,7 @@ class Run(Endings):
         if not asked or not self.dialogue.between:
             return []
 
-        self._bounds.renew(now)
+        self.contact.renew(now)
         return self._go_on(now, self.dialogue.answered(seen.answers))
 
     def _on_notified(self, _seen: Notified, now: float) -> list[Command]:
@@ -311,7 +310,7 @@ class Run(Endings):
         if not snapshot.status.live:
             return self._conclude(snapshot, now)
 
-        if self._bounds.passed(now):
+        if self.contact.passed(now):
             return self._expire(now)
 
         attached = self.contact.attached
@@ -320,7 +319,7 @@ class Run(Endings):
             updates += self.assembly.follow(snapshot)  # text that a stream is still to bring would come twice
 
         if updates or news:
-            self._bounds.changed = now
+            self.contact.changed = now
             self.record.snapshot = snapshot.kept
 
         commit = [Commit(self._keep(updates))] if updates or news or first else []
@@ -356,7 +355,7 @@ class Run(Endings):
             self.contact.fruitful()
 
         if self.assembly.position.seq != before.seq:
-            self._bounds.changed = now
+            self.contact.changed = now
 
     def _wants_stream(self) -> bool:
         return self.record.may_stream and not self.contact.attached
