@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import inspect
 import json
 import os
 import time
@@ -111,9 +110,8 @@ WAYS: dict[str, Reader] = {
     "bare aiohttp": bare,
     "agentbg, MemoryStore": lambda url: handle(url, MemoryStore()),
     "agentbg, SQLiteStore": sqlite_handle,
+    "agentbg, SQLiteStore, pipelined": lambda url: sqlite_handle(url, flush="pipelined"),
 }
-if "flush" in inspect.signature(AgentRuntime).parameters:
-    WAYS["agentbg, SQLiteStore, pipelined"] = lambda url: sqlite_handle(url, flush="pipelined")
 
 
 @contextmanager

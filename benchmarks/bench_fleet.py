@@ -182,7 +182,10 @@ async def listening(take: Callable[[web.BaseRequest], Awaitable[web.Response]]) 
 
 
 OTHERS: dict[str, Way] = {"bare SDK, every 2 s": bare_sdk, "pydantic-ai, background": pydantic_ai}
-OURS: dict[str, Way] = {"agentbg, exponential": exponential, "agentbg, adaptive": adaptive}
+OURS: dict[str, Way] = {
+    "agentbg, exponential": exponential,
+    "agentbg, adaptive": adaptive,
+}
 if hasattr(AgentRuntime, "webhook"):
     OURS["agentbg, webhooks"] = webhooks
 

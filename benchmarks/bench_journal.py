@@ -1,7 +1,5 @@
 """What it costs to keep a stream's updates: CPU per update, and how long a consumer waits for each, in every mode.
 
-    python -m benchmarks.bench_journal [--quick]
-
 Live: 50 runs, 50 updates a second each, one at a time. Replay: one run, 5,000 updates, 200 at a time. Only the journal
 is at work: the CPU is that of both threads, less that of the same updates with no journal at all; the delay is from an
 update's being there to consumers' being told, for those that were not held up by the one before.
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,9 +25,10 @@ from agentbg.journal import Journal, open_journal
 from agentbg.stores import MemoryStore, SQLiteStore, Store
 from agentbg.testing.samples import make_record, make_updates
 
-RUNS, RATE, SECONDS = 50, 50.0, 2.0
+from .measure import ROUNDS
+
+RUNS, RATE, SECONDS = 50, 50.0, 1.0
 REPLAYED, TOGETHER = 5_000, 200
-ROUNDS = 5
 EVENT = (
     b'{"type":"response.output_text.delta","item_id":"msg_0123456789abcdef0123456789abcdef","output_index":0,'
     b'"content_index":0,"delta":"word ","logprobs":[],"sequence_number":4711,"obfuscation":"Zx81kQpLm0"}'
@@ -52,6 +50,25 @@ class Cost:
 
     def delay(self, part: float) -> float:
         return self.delays[min(int(len(self.delays) * part), len(self.delays) - 1)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one way of keeping a journal costs: microseconds of CPU per update, and milliseconds of delay."""
+
+    store: str
+    journal: str
+    live: float
+    p50: float
+    p99: float
+    replay: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """All ways."""
+
+    rows: list[Row]
 
 
 class Owner:
@@ -142,17 +159,11 @@ def measured(rounds: int) -> dict[tuple[str, tuple[str, str], bool], tuple[float
     return {case: tuple(map(median, zip(*results, strict=True))) for case, results in found.items()}  # type: ignore[misc]
 
 
-def main() -> None:
-    found = measured(1 if "--quick" in sys.argv[1:] else ROUNDS)
-    print(f"| {'store':<28} | {'journal':<15} | live: CPU | delay p50 | p99     | replay: CPU |")
-    print(f"|{'-' * 30}|{'-' * 17}|----------:|----------:|--------:|------------:|")
+def results(quick: bool) -> Results:
+    found = measured(1 if quick else ROUNDS)
+    rows: list[Row] = []
     for kind, mode in cases():
-        name = "full, pipelined" if mode == MODES[1] else mode[0]
-        (cpu, middle, high), (replayed, _, _) = (found[kind, mode, live] for live in (True, False))
-        print(
-            f"| {kind:<28} | {name:<15} | {cpu:>6.1f} µs | {middle:>6.2f} ms | {high:>4.1f} ms | {replayed:>8.1f} µs |"
-        )
+        (cpu, p50, p99), (replayed, _, _) = (found[kind, mode, live] for live in (True, False))
+        rows.append(Row(kind, "full, pipelined" if mode == MODES[1] else mode[0], cpu, p50, p99, replayed))
 
-
-if __name__ == "__main__":
-    main()
+    return Results(rows)

@@ -7,7 +7,6 @@ at once, each event in its own packet. CPU is this process's, connections includ
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -87,21 +86,16 @@ async def sqlite_handle(base_url: str, **options: Any) -> AsyncGenerator[Read]:
             yield read
 
 
-def ways() -> dict[str, Reader]:
-    """All ways, the bare SDK first."""
-    found: dict[str, Reader] = {
-        "bare SDK": bare_sdk,
-        "agent-framework-openai": framework_stream,
-        "pydantic-ai-slim": pydantic_stream,
-        "agentbg, MemoryStore": lambda url: handle(url, MemoryStore()),
-        "agentbg, SQLiteStore": sqlite_handle,
-    }
-    if "journal" in inspect.signature(AgentRuntime).parameters:
-        found["agentbg, SQLiteStore, pipelined"] = lambda url: sqlite_handle(url, flush="pipelined")
-        found["agentbg, SQLiteStore, checkpoint"] = lambda url: sqlite_handle(url, journal="checkpoint")
-        found["agentbg, SQLiteStore, no journal"] = lambda url: sqlite_handle(url, journal="off")
-
-    return found
+WAYS: dict[str, Reader] = {
+    "bare SDK": bare_sdk,
+    "agent-framework-openai": framework_stream,
+    "pydantic-ai-slim": pydantic_stream,
+    "agentbg, MemoryStore": lambda url: handle(url, MemoryStore()),
+    "agentbg, SQLiteStore": sqlite_handle,
+    "agentbg, SQLiteStore, pipelined": lambda url: sqlite_handle(url, flush="pipelined"),
+    "agentbg, SQLiteStore, checkpoint": lambda url: sqlite_handle(url, journal="checkpoint"),
+    "agentbg, SQLiteStore, no journal": lambda url: sqlite_handle(url, journal="off"),
+}
 
 
 async def begin(base_url: str, count: int) -> list[str]:
@@ -138,7 +132,7 @@ def per_event(reader: Reader, base_url: str, load: Load) -> Measure:
 
 async def measure(load: Load, rounds: int) -> Comparison:
     async with server(deltas=load.deltas, delay=load.delay, queued=load.queued) as service:
-        measures = {way: per_event(reader, service.url, load) for way, reader in ways().items()}
+        measures = {way: per_event(reader, service.url, load) for way, reader in WAYS.items()}
         return await compare(load.name, measures, rounds, goals=load.goals)
 
 

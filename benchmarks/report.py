@@ -14,6 +14,7 @@ from typing import Any
 from . import (
     bench_delay,
     bench_fleet,
+    bench_journal,
     bench_polling,
     bench_polls,
     bench_resume,
@@ -244,6 +245,21 @@ process; a handle's run has its record in a MemoryStore.
 {figures(results.figures)}"""
 
 
+def journal(results: bench_journal.Results) -> str:
+    rows = [
+        [each.store, each.journal, number(each.live), number(each.p50), number(each.p99), number(each.replay)]
+        for each in results.rows
+    ]
+    head = ["", "journal", "live, µs per update", "p50, ms", "p99, ms", "replay, µs per update"]
+    return f"""## Journals
+
+What each way of keeping a stream's updates costs, of the CPU of both threads, with nothing else at work. Live:
+{bench_journal.RUNS} runs, {bench_journal.RATE:.0f} updates a second each, one at a time; the delay is until consumers
+are told. Replay: one run of {bench_journal.REPLAYED:,} updates, {bench_journal.TOGETHER} at a time.
+
+{table(head, rows, "<<>>>>")}"""
+
+
 def store(results: bench_store.Results) -> str:
     rows = [
         [each.kind, number(each.writers), each.size, number(each.rate), number(each.grouped)] for each in results.rows
@@ -280,6 +296,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "polling": polling,
     "fleet": fleet,
     "scale": scale,
+    "journal": journal,
     "store": store,
     "wire": wire,
 }
