@@ -19,7 +19,7 @@ from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.stores.codec import encode_request
 from agentbg.testing import ScriptedProvider, VirtualClock, virtual_time
 
-MOST = 2560
+MOST = 2500
 """Bytes of a live handle, beyond its input."""
 RUNS = 2000
 
