@@ -34,6 +34,11 @@ class Ids(Mapping[str, str]):
     def __init__(self, given: Mapping[str, str]) -> None:
         self._flat = tuple(chain.from_iterable(given.items()))
 
+    @property
+    def first(self) -> str:
+        """The one that was named first; "" where there is none."""
+        return self._flat[1] if self._flat else ""
+
     def __getitem__(self, kind: str) -> str:
         for place in range(0, len(self._flat), 2):
             if self._flat[place] == kind:
@@ -68,7 +73,8 @@ class RunRef:
     @property
     def id(self) -> str:
         """The run's main id at the service, for people and logs."""
-        return next(iter(self.ids.values()), "")
+        assert isinstance(self.ids, Ids), "made one above"
+        return self.ids.first
 
 
 @dataclass(frozen=True, slots=True)
