@@ -185,9 +185,8 @@ OTHERS: dict[str, Way] = {"bare SDK, every 2 s": bare_sdk, "pydantic-ai, backgro
 OURS: dict[str, Way] = {
     "agentbg, exponential": exponential,
     "agentbg, adaptive": adaptive,
+    "agentbg, webhooks": webhooks,
 }
-if hasattr(AgentRuntime, "webhook"):
-    OURS["agentbg, webhooks"] = webhooks
 
 
 async def watch(name: str, way: Way, load: Load, *, alone: bool) -> Outcome:
