@@ -21,11 +21,15 @@ from .gate import Gates
 from .journal import open_journal
 from .learning import Learning
 from .live import LiveRun, Ways, heard, outlast
+from .options import AgentRunOptions
+from .progress import Remaining
 from .providers.base import Cap, Provider
 from .stores.base import Store
 from .terms import Terms
 from .thread import AgentThread
 
+ENOUGH = 10
+"""Ends of runs that a hazard must go by before an ETA does."""
 _LIVE = frozenset(status for status in RunStatus if status.live)
 
 
@@ -69,6 +73,14 @@ class Intake:
     def register(self, agent: Agent[Any]) -> Agent[Any]:
         """Know an agent from now on; the one that is known by its name."""
         return self.agents.setdefault(agent.name, agent)
+
+    def remaining(self, agent: Agent[Any], options: AgentRunOptions | None) -> Remaining | None:
+        """How long runs of this agent still take, as far as it was learned; None for runs on another model."""
+        if options is not None and "model" in options.extra:
+            return None
+
+        hazard = self._learning.of(agent, agent.record(None, 0.0, None))
+        return lambda age: hazard.remaining(age) if hazard.ends >= ENOUGH else None
 
     def providers(self) -> list[Provider]:
         """Of the agents that are known."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .errors import UsageError
 
 Remaining = Callable[[float], float | None]
-"""How many seconds more a run of this age, in seconds, is expected to take; None where nobody can tell."""
+"""Within how many seconds half of the runs of this age, in seconds, end; None where nobody can tell."""
 
 SAMPLE = 256
 """Durations that are kept: those of the runs that ended last."""
@@ -33,9 +33,10 @@ class Progress:
     elapsed: float
     """Seconds since the first was taken up here."""
     eta: float | None
-    """Seconds until all are done, by expectation; None while nothing is known of how long such runs take. An estimate:
-    what the runs that go on and those that are to come still take by what was seen of others, shared among as many as
-    go on at a time, and not less than the youngest run takes."""
+    """Seconds until all are done; None while nothing is known of how long such runs take. An estimate: what the runs
+    that go on and those that are to come still take, shared among as many as go on at a time, and not less than the
+    youngest run takes. `submit_many` goes by what the runtime has learned of the agent's runs, and before that, as the
+    others do, by those of these that have ended."""
 
     @property
     def total(self) -> int | None:

@@ -302,13 +302,16 @@ class AgentRuntime:
         Raises UsageError at once for inputs that are none, or a `max_active` below 1.
         """
         self._driver.require_open()
+        remaining = self._intake.remaining(agent, each.get("options"))
         return Batch(
             inputs,
             lambda given: self.submit(agent, given, **each),
             self._driver.require_open,
             max_active=max_active,
             return_exceptions=return_exceptions,
-            tracker=lambda total: Tracker(self.clock.now, on_progress, total=total, slots=max_active),
+            tracker=lambda total: Tracker(
+                self.clock.now, on_progress, total=total, slots=max_active, remaining=remaining
+            ),
         )
 
     def as_completed(

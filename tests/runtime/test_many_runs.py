@@ -10,6 +10,7 @@ import pytest
 
 from agentbg import (
     Agent,
+    AgentRunOptions,
     AgentRunResponse,
     AgentRuntime,
     Progress,
@@ -474,7 +475,7 @@ async def test_the_eta_is_right_for_runs_that_take_as_long_as_those_before():
     for at, each in seen:
         if 10 < each.done < 100:
             assert each.eta is not None
-            assert each.eta == pytest.approx(end - at, rel=0.25, abs=20)
+            assert each.eta == pytest.approx(end - at, rel=0.25, abs=30)
 
 
 @virtual_time
@@ -518,3 +519,19 @@ async def test_five_hundred_runs_are_a_batch_like_any_other():
         results = await running.submit_many(Agent(lasting(30)), (f"{n}" for n in range(500)), max_active=200)
         assert len(results) == 500
         assert all(isinstance(each, AgentRunResponse) and each.status is RunStatus.COMPLETED for each in results)
+
+
+@virtual_time
+async def test_what_an_earlier_batch_has_taught_gives_an_eta_from_the_start():
+    seen: list[Progress] = []
+    async with runtime() as running:
+        agent = Agent(lasting(100))
+        await running.submit_many(agent, ["x"] * 40, max_active=40)
+        await running.submit_many(agent, ["x"] * 40, max_active=10, on_progress=seen.append)
+        other = running.submit_many(
+            agent, ["x"], max_active=1, on_progress=seen.append, options=AgentRunOptions(extra={"model": "another"})
+        )
+        await other
+
+    assert seen[0].eta == pytest.approx(400, rel=0.3)
+    assert seen[-2].eta is None, "of another model nothing is known"
