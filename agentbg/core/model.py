@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+from pydantic import PlainSerializer
 from pydantic_core import from_json
 
 from .requests import InputRequest
@@ -65,7 +66,7 @@ class RunRef:
 
     provider: str
     endpoint: str
-    ids: Mapping[str, str]
+    ids: Annotated[Mapping[str, str], PlainSerializer(dict)]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", Ids(self.ids))
