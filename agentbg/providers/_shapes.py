@@ -2,7 +2,7 @@
 
 The first delta of a kind is read as JSON, and a pattern is made of it: every character as it is, but for the numbers
 and texts it holds. What matches is the same JSON with others in their place, so nothing is guessed, whatever the order
-of fields and the spacing. Whatever does not match is read as JSON: a text with escapes, one more field, anything odd.
+of fields and the spacing. Whatever does not match is read as JSON: half a character, one more field, anything odd.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from pydantic_core import from_json
+
 from ..core.model import EventKind, StreamEvent
 
-_SCALAR = re.compile(r'"(\w+)"[ \t]*:[ \t]*(?:(\d+)|"([^"\\]*)")(?=[ \t]*[,}])', re.ASCII)
+_PLAIN = r'[^"\\\x00-\x1f]*'
+_ESCAPE = r'\\(?:["\\/bfnrt]|u(?:[0-9a-cA-CefEF][0-9a-fA-F]|[dD][0-7])[0-9a-fA-F]{2})'  # but no half of a character
+_TEXT = f"{_PLAIN}(?:{_ESCAPE}{_PLAIN})*"
 _NUMBER = r"(?:0|[1-9][0-9]{0,17})"
-_TEXT = r'[^"\\\x00-\x1f]*'
+_SCALAR = re.compile(rf'"(\w+)"[ \t]*:[ \t]*(?:(\d+)|"({_TEXT})")(?=[ \t]*[,}}])', re.ASCII)
 _HELD = {"sequence_number": _NUMBER, "output_index": "(?:0|[1-9][0-9]{0,3})", "delta": _TEXT}
 _END = "\n\n"
 _CHANCES = 8
@@ -41,9 +45,15 @@ class _Shape:
 
         kind, number, index, delta = self.kind, self.number, self.index, self.delta
         if kind is EventKind.TEXT:
-            return [StreamEvent(kind, each[0], each[delta], int(each[number]), int(each[index])) for each in found]
+            return [
+                StreamEvent(kind, each[0], _said(each[delta]), int(each[number]), int(each[index])) for each in found
+            ]
 
         return [StreamEvent(kind, each[0], "", int(each[number]), int(each[index])) for each in found]
+
+
+def _said(text: str) -> str:
+    return from_json(f'"{text}"') if "\\" in text else text
 
 
 class Shapes:
