@@ -21,8 +21,10 @@ _NUMBER = r"(?:0|[1-9][0-9]{0,17})"
 _SCALAR = re.compile(rf'"(\w+)"[ \t]*:[ \t]*(?:(\d+)|"({_TEXT})")(?=[ \t]*[,}}])', re.ASCII)
 _HELD = {"sequence_number": _NUMBER, "output_index": "(?:0|[1-9][0-9]{0,3})", "delta": _TEXT}
 _END = "\n\n"
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_NAMES = tuple([f'"{name}"'.encode() for name in _HELD])
 _CHANCES = 8
-"""Patterns that are made, each in a fraction of a millisecond. A service whose deltas have more shapes has none."""
+"""Patterns that are tried, each in a fraction of a millisecond. A service whose deltas have more shapes has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Shapes:
 
     def __init__(self) -> None:
         self._known: list[_Shape] = []
+        self._chances = _CHANCES
 
     def read(self, text: bytes) -> list[StreamEvent] | None:
         """The events of a part of an event stream; None if not all of them have one and the same known shape."""
@@ -77,14 +80,23 @@ class Shapes:
 
     def learn(self, block: bytes, data: bytes, event: StreamEvent) -> None:
         """This block was read as JSON. Its like need not be, if it is a delta in one line, and no object holds more."""
-        if len(self._known) >= _CHANCES or event.kind not in (EventKind.TEXT, EventKind.PROGRESS):
+        if not self._chances or event.kind not in (EventKind.TEXT, EventKind.PROGRESS):
             return
 
-        if data.count(b"{") != 1 or not block.endswith(data):
+        if data.count(b"{") != 1 or not block.endswith(data) or not all(name in data for name in _NAMES):
             return
 
-        shape = _shape(event.kind, block[: -len(data)].decode(), data.decode())
-        if shape is not None and shape.read(block.decode() + _END) == [replace(event, source=data.decode())]:
+        try:
+            head, text = block[: -len(data)].decode(), data.decode()
+        except UnicodeDecodeError:  # half a character, which `json` reads all the same
+            return
+
+        if _HALF.search(text):
+            return
+
+        self._chances -= 1
+        shape = _shape(event.kind, head, text)
+        if shape is not None and shape.read(head + text + _END) == [replace(event, source=text)]:
             self._known.append(shape)
 
 

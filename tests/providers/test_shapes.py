@@ -168,3 +168,17 @@ def test_a_text_that_is_escaped_throughout_is_read(text):
     assert quick is not None
     assert quick.text == text
     assert same(quick, as_json(like))
+
+
+def test_what_cannot_be_learned_costs_no_chance():
+    odd = [
+        block(DELTA).replace(b"Hello", b"\\ud83e\\udd8a"),  # one character, in two halves
+        block({"type": "response.output_text.done", "sequence_number": 9, "output_index": 0, "text": "all"}),
+        block({"type": "response.audio.delta", "sequence_number": 9, "delta": "UklGRg"}),
+    ]
+    assert read(taught(*odd * 100, block(DELTA)), block(DELTA)) is not None
+
+
+def test_what_fails_is_not_tried_for_ever():
+    shapes = taught(*[block({**DELTA, "sequence_number": "4"})] * 8, block(DELTA))
+    assert read(shapes, block(DELTA)) is None
