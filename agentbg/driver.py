@@ -152,6 +152,9 @@ class Driver:
         try:
             async with live.lock:
                 lost = await live.journal.lost()
+                if live.lost is not None:  # the runtime was closed meanwhile, and the record is to stay as it is
+                    raise live.lost
+
                 retold = live.run.dialogue.retell(lost.updates, lost.text) if lost else []
                 first = [Commit(retold)] if retold else []
                 before = live.record.status

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from .clock import Clock
 from .core.messages import Commit
-from .core.position import digest
+from .core.position import Position, digest
 from .core.record import RunRecord
 from .core.rounds import said as text_of
 from .core.run import Run
@@ -56,12 +56,12 @@ class Journal:
     Raises what its store raises. A cancelled write happens whole or not at all.
     """
 
-    __slots__ = ("_clock", "_record", "_store", "_torn")
+    __slots__ = ("_at", "_clock", "_record", "_store")
 
     def __init__(self, store: Store, clock: Clock, record: RunRecord) -> None:
         self._store, self._clock, self._record = store, clock, record
-        self._torn = False
-        """A commit was begun and not finished: the record is ahead of what was told and stored."""
+        self._at: Position | None = record.position
+        """Where the record was with the last commit; None while one is not finished."""
 
     @property
     def run_id(self) -> str:
@@ -73,13 +73,13 @@ class Journal:
 
         What is whole is in the store by then, with all that came before.
         """
-        record, self._torn = self._record, True
+        record, self._at = self._record, None
         record.updated_at = self._clock.wall()
         if commit.settled:
             record.finished_at = record.updated_at if record.status.terminal else None
 
         flush_in = await self._commit(commit)
-        self._torn = False
+        self._at = record.position
         return flush_in
 
     async def read(self, after: int) -> Sequence[AgentRunResponseUpdate]:
@@ -153,7 +153,7 @@ class Behind(Journal):
 
     async def close(self) -> None:
         """Leave nothing unwritten, and a word in the record that says so."""
-        if self._torn:
+        if self._record.position is not self._at:  # it is ahead of what was told: a commit failed, or was not made
             await self.flush()
         else:
             self._record.drained = self._record.epoch
