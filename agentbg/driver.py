@@ -339,6 +339,7 @@ class Driver:
             if self._host.is_open:
                 self._spawn(live, self._deeds.poll(live, calls, ref, turn))
             else:
+                self._stop_asking()
                 turn.leave()
 
         assert calls.gate is not None, "a runtime's calls have a gate"
@@ -347,6 +348,12 @@ class Driver:
             self._asking[live.id] = turn
             if live.run.deadline < inf:
                 self._alarm.set(live.id, live.run.deadline)
+
+    def _stop_asking(self) -> None:
+        """No poll waits for its turn any more: else each would hand it on to the next, thousands deep."""
+        asking, self._asking = self._asking, {}
+        for turn in asking.values():
+            turn.leave()
 
     # --- hosting ---
 
@@ -407,6 +414,7 @@ class Driver:
 
     def _abandon_all(self) -> None:
         self._gates.close()
+        self._stop_asking()
         self._alarm.stop()
         for live in list(self.runs.values()):
             live.abandon(RuntimeClosed("The runtime was closed. The run goes on at the service, and in the store."))

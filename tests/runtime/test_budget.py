@@ -405,3 +405,21 @@ async def test_closing_does_not_wait_for_turns():
             await task
 
     assert provider.count("start") == 1
+
+
+@virtual_time
+async def test_a_runtime_with_thousands_of_waiting_polls_closes_quietly(caplog):
+    provider = lasting(HOUR, latency=0.5)
+    running = runtime(RequestBudget(in_flight=2))
+    async with running:
+        handles = await submit(running, Agent(provider), 2000)
+        await asyncio.sleep(5)
+        assert running.stats().endpoints[0].waiting > 1500
+
+    at_the_end = running.stats().endpoints[0]
+    assert (at_the_end.waiting, at_the_end.in_flight) == (0, 0)
+    assert sum(at_the_end.sent.values()) == len(provider.calls)
+    assert not caplog.records
+    for handle in handles:
+        with pytest.raises(RuntimeClosed):
+            await handle.wait()
