@@ -197,9 +197,10 @@ async def gather(
     handles: Sequence[BackgroundHandle[T]], *, return_exceptions: bool, tracker: Tracker
 ) -> list[AgentRunResponse[T] | Exception]:
     """The responses in the order of the handles. Whoever waits for the others is let go of when one raises."""
-    waiters = [asyncio.ensure_future(handle.result()) for handle in handles]
-    _follow(handles, tracker)
+    waiters: list[asyncio.Future[AgentRunResponse[T]]] = []
     try:
+        _follow(handles, tracker)
+        waiters += [asyncio.ensure_future(handle.result()) for handle in handles]
         return cast("list[Any]", await asyncio.gather(*waiters, return_exceptions=return_exceptions))
     finally:
         tracker.mute()

@@ -357,7 +357,7 @@ class AgentRuntime:
 
         The first `result` that raises is raised at once, and the other runs go on; with `return_exceptions` the error
         takes the response's place. `on_progress` is called with a `Progress` at each end. Cancelling this leaves the
-        runs alive. Raises UsageError for a handle of another runtime.
+        runs alive. Raises UsageError for a run whose agent is not known, and for a handle of another runtime.
         """
         own = self._own(handles)
         tracker = Tracker(self.clock.now, on_progress, total=len(own))

@@ -22,6 +22,7 @@ from agentbg import (
     RunTimeout,
     UsageError,
 )
+from agentbg.stores import MemoryStore
 from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, virtual_time
 
 
@@ -365,6 +366,25 @@ async def test_a_run_that_waits_for_its_user_makes_room():
 
 
 # --- gather ---
+
+
+@virtual_time
+async def test_gather_with_a_run_of_an_unknown_agent_says_so_and_leaves_nothing_behind():
+    store, provider, reports = MemoryStore(), lasting(50), list[Progress]()
+    known = Agent(provider, name="known")
+    async with runtime(store=store) as running:
+        handles = [await running.submit(agent, "x") for agent in (known, Agent(provider, name="stranger"))]
+
+    async with runtime(store=store, agents=[known]) as running:
+        handles = [await running.get(handle.id) for handle in handles]
+        await asyncio.sleep(1)
+        before = asyncio.all_tasks()
+        with pytest.raises(UsageError, match="'stranger', which this runtime does not know"):
+            await running.gather(handles, return_exceptions=True, on_progress=reports.append)
+
+        assert asyncio.all_tasks() == before
+        assert (await handles[0]).text == "after 50"
+        assert not reports
 
 
 @virtual_time
