@@ -76,7 +76,7 @@ class Endings:
 
     def _go_on(self, now: float, updates: Sequence[AgentRunResponseUpdate] = ()) -> list[Command]:
         """Between rounds: make the calls that are ours, ask the user for the rest, then send the answers."""
-        if self.record.cancel_requested and self.dialogue.ours:
+        if (self.record.cancel_requested or self.contact.extended) and self.dialogue.ours:
             return self._stop(now, updates)
 
         if self.dialogue.too_long:

@@ -53,7 +53,8 @@ class Moves:
         return [Poll()] if self._contact.ask() else []
 
     def _release(self, now: float) -> list[Command]:
-        return [*self._detach(now), *self._ask(now)]
+        asked = self._ask(now) or self._wake(inf)  # one that is under way may be waiting for its turn
+        return [*self._detach(now), *asked]
 
     def _attach(self, now: float, pause: float = 0.0) -> list[Command]:
         self._contact.attached = True

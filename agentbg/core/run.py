@@ -172,11 +172,11 @@ class Run(Endings):
     def _on_poll_failed(self, seen: PollFailed, now: float) -> list[Command]:
         error = seen.error
         self.contact.failed(error, now)
-        if self.phase is Phase.WAITING:
-            return []
-
         if self.contact.passed(now):
             return self._expire(now)
+
+        if self.phase is Phase.WAITING:
+            return []
 
         if not isinstance(error, RunNotFound):
             return self._moves.move(signal_of(error), now)
@@ -346,6 +346,9 @@ class Run(Endings):
 
     def _poll_afresh(self, now: float) -> list[Command]:
         """What a poll brought is out of date: whoever asked meanwhile is still to be answered."""
+        if self.contact.passed(now):
+            return self._on_due(Due(), now)
+
         return self._moves.move(Signal.DUE, now) if self.phase in (Phase.POLLING, Phase.STREAMING) else []
 
     # --- small parts ---

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf, nan
 from typing import Any
 
@@ -13,14 +15,17 @@ from agentbg import (
     AgentRuntime,
     InputRequired,
     PollPolicy,
+    RequestBudget,
     RunCancelled,
     RunExpired,
     RunStatus,
     ServiceUnavailable,
     UsageError,
 )
+from agentbg.providers.base import Cap
 from agentbg.stores import MemoryStore
 from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, virtual_time
+from agentbg.testing.provider import ALL_CAPS
 
 
 def runtime(store=None, **settings: Any) -> AgentRuntime:
@@ -302,3 +307,75 @@ async def test_a_run_that_waits_for_its_user_does_not_stand_still():
         assert not handle.stalled
 
     assert notes.seen == []
+
+
+# --- while a poll waits for its turn ---
+
+
+@asynccontextmanager
+async def crowded(script: RunScript | list[RunScript], *tools: Any, cut: int = 99) -> AsyncIterator[Any]:
+    """A streamed run whose poll waits for its turn from 4.5 s on: a start that hangs has the only place."""
+    provider = ScriptedProvider(script, RunScript.endless())
+    provider.delay("start", 3000).cut(cut)
+    async with runtime(budget=RequestBudget(in_flight=1)) as running:
+        handle = await running.submit(Agent(provider, tools=tools), "x", stream=True, deadline=500)
+        other = asyncio.ensure_future(running.submit(Agent(provider, name="other"), "x"))
+        await asyncio.sleep(2.5)
+        assert running.notify(handle.token.ref.id)
+        await asyncio.sleep(2.5)
+        assert running.stats().endpoints[0].waiting == 1
+        yield handle
+        other.cancel()
+
+
+@virtual_time
+async def test_a_run_that_came_to_wait_for_its_user_meanwhile_expires_all_the_same():
+    async with crowded(RunScript.asks(seconds=10)) as handle:
+        assert await handle.wait() is RunStatus.INPUT_REQUIRED
+        await asyncio.sleep(500)
+        assert handle.status is RunStatus.EXPIRED
+        assert handle.elapsed == 500
+
+
+@virtual_time
+async def test_a_run_whose_calls_are_being_made_meanwhile_expires_all_the_same():
+    async def slow() -> int:
+        await asyncio.sleep(1000)
+        return 1
+
+    script = [RunScript.call("slow", {}, seconds=10), RunScript.endless()]
+    async with crowded(script, slow) as handle:
+        with pytest.raises(RunExpired):
+            await handle
+
+        assert handle.elapsed == 500
+
+
+@virtual_time
+async def test_a_run_whose_stream_is_cut_meanwhile_expires_all_the_same():
+    steps = [At(0, status="running"), At(6, text="a"), At(9000, status="completed")]
+    async with crowded(RunScript(steps), cut=2) as handle:
+        with pytest.raises(RunExpired):
+            await handle
+
+        assert handle.elapsed == 500
+
+
+@virtual_time
+async def test_no_calls_are_made_after_a_deadline_whose_cancel_the_service_refused():
+    calls = list[int]()
+    scripts = [RunScript.call("tool", {"x": 1}, seconds=80), RunScript.text("done", seconds=5)]
+    provider = ScriptedProvider(scripts, caps=ALL_CAPS & ~Cap.RESPOND, cancel_delay=None)
+    provider.fail("cancel", ServiceUnavailable("429", status_code=429), times=None)
+
+    def tool(x: int) -> None:
+        calls.append(x)
+
+    async with runtime() as running:
+        agent = Agent(provider, tools=[tool])
+        handle = await running.submit(agent, "x", deadline=50, on_deadline="cancel")
+        with pytest.raises(RunCancelled):
+            await handle
+
+    assert not calls
+    assert provider.count("start") == 1
