@@ -140,15 +140,15 @@ class Calls:
         raise AssertionError("unreachable")
 
     async def attach(
-        self, ref: RunRef, after: Cursor | None, pause: float = 0.0
+        self, ref: RunRef, after: Cursor | None, pause: float = 0.0, turn: Passage | None = None
     ) -> AsyncGenerator[Streamed | StreamEnded, None]:
-        """Stream from just after a cursor, `pause` seconds from now. The last observation is always that the connection
-        ended, and how."""
+        """Stream from just after a cursor, `pause` seconds from now, when its turn comes: this one, if it is given. The
+        last observation is always that the connection ended, and how."""
         if pause:
             await asyncio.sleep(pause)
 
-        turn = self._turn(Kind.ATTACH, ref.id)
-        async with aclosing(self._observed(turn, self.provider.attach(ref, after=after))) as observations:
+        events = self.provider.attach(ref, after=after)
+        async with aclosing(self._observed(turn or self._turn(Kind.ATTACH, ref.id), events)) as observations:
             async for seen in observations:
                 yield seen
 

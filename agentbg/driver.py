@@ -32,11 +32,12 @@ from .core.messages import (
     Stalled,
     WakeAt,
 )
-from .core.model import RunRef, StartRequest
+from .core.model import Cursor, RunRef, StartRequest
 from .core.record import RunRecord
 from .core.requests import Answer
 from .core.states import Phase
 from .core.status import RunStatus
+from .core.turns import Kind
 from .deeds import Deeds
 from .errors import AgentBGError, RuntimeClosed, ServiceUnavailable, UsageError
 from .gate import Gates, Passage
@@ -71,6 +72,7 @@ class Driver:
         self._deeds = Deeds(self.tell, store, clock, hooks, self._meter)
         self._gates = gates
         self._asking: dict[str, Passage] = {}  # polls that wait for their turn, by the run's id
+        self._attaching: dict[str, Passage] = {}  # the turns of streams that wait, or did
 
     @property
     def used(self) -> bool:
@@ -241,9 +243,7 @@ class Driver:
             case Poll():
                 self._ask(live, *live.service)
             case Attach(after, pause):
-                calls, ref = live.service
-                live.reconnects += 1
-                live.stream = self._spawn(live, self._deeds.pump(live, calls.attach(ref, after, pause)))
+                self._attach(live, after, pause)
             case Detach():
                 self._detach(live)
             case Cancel():
@@ -292,7 +292,23 @@ class Driver:
             self._meter.notified += 1
             self._spawn(live, self.tell(live, Notified()))
 
+    def _attach(self, live: LiveRun, after: Cursor | None, pause: float) -> None:
+        calls, ref = live.service
+        assert calls.gate is not None, "a runtime's calls have a gate"
+        turn = self._attaching[live.id] = calls.gate.turn(Kind.ATTACH, ref.id, calls.retry.patience)
+        live.reconnects += 1
+        live.stream = self._spawn(live, self._deeds.pump(live, calls.attach(ref, after, pause, turn)))
+
+    def _queues(self, run_id: str) -> bool:
+        """True for a run whose stream waits for its turn, or has since this was last asked."""
+        turn = self._attaching.get(run_id)
+        if turn is None or not turn.waits:
+            self._attaching.pop(run_id, None)
+
+        return turn is not None and turn.coming is not None
+
     def _detach(self, live: LiveRun) -> None:
+        self._attaching.pop(live.id, None)
         stream, live.stream = live.stream, None
         if stream is not None and stream is not asyncio.current_task():
             stream.cancel()
@@ -311,6 +327,7 @@ class Driver:
             self._wakeups.forget(live)
             self.hooks.forget(live)
             self._meter.left(live)
+            self._attaching.pop(live.id, None)
             if (turn := self._asking.pop(live.id, None)) is not None:
                 turn.leave()
 
@@ -369,7 +386,7 @@ class Driver:
         elif live.run.phase is Phase.POLLING and not live.lock.locked():
             self._look(live, now)
         else:
-            self._spawn(live, self.tell(live, Due()))
+            self._spawn(live, self.tell(live, Due(queued=self._queues(run_id))))
 
     def _look(self, live: LiveRun, now: float) -> None:
         """What is due of a run that is only polled needs no commit, and so no task."""

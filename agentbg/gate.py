@@ -173,6 +173,11 @@ class Passage(Turn):
         self.go = go
         self.coming: asyncio.Future[None] | None = None
 
+    @property
+    def waits(self) -> bool:
+        """True while somebody waits to enter it."""
+        return self.coming is not None and not self.coming.done()
+
     async def __aenter__(self) -> Self:
         if self.era is None:
             await self._gate.enter(self)

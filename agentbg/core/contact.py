@@ -27,8 +27,8 @@ class Contact(Bounds):
     """One poll and one stream at most are under way at a time; how they fared says when the next is due."""
 
     __slots__ = (
-        "_draw", "_dry", "_faults", "_outdated", "_stream", "_unasked", "_word",
-        "attached", "error", "failing_since", "hint", "life", "polling",
+        "_draw", "_dry", "_faults", "_outdated", "_stream", "_word",
+        "attached", "error", "failing_since", "hint", "life", "polling", "unasked",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +47,8 @@ class Contact(Bounds):
         self._stream, self._draw = stream, draw
         # When somebody last spoke of a run whose end is announced; None where the service announces nothing.
         self._word = _NEVER if announced else None
-        self._unasked = False  # somebody spoke of the run, and no poll was sent since
+        self.unasked = False
+        """Somebody spoke of the run, and no poll was sent since."""
         self.life = life
         """The present round's: its age is what the next poll goes by."""
         self.polling = False
@@ -66,7 +67,7 @@ class Contact(Bounds):
 
     def notified(self, now: float) -> None:
         """Somebody says that the run has changed: whatever is under way may have been sent before it did."""
-        self._unasked = True
+        self.unasked = True
         if self._word is not None:
             self._word = now
 
@@ -75,7 +76,7 @@ class Contact(Bounds):
         if self.polling:
             return False
 
-        self.polling, self._unasked = True, False
+        self.polling, self.unasked = True, False
         return True
 
     def turn(self) -> None:
@@ -125,7 +126,7 @@ class Contact(Bounds):
     def first_poll(self, now: float) -> float:
         """When to poll a run that was just started, or taken up."""
         life = self.life
-        if self._unasked:
+        if self.unasked:
             return now
 
         if not life.in_sight:
@@ -138,7 +139,7 @@ class Contact(Bounds):
 
     def next_poll(self, now: float) -> float:
         """When to poll next, after a poll that was answered."""
-        if self._unasked:
+        if self.unasked:
             return now
 
         if self._word is not None:
@@ -160,15 +161,15 @@ class Contact(Bounds):
 
     def next_connection(self, now: float) -> float:
         """When to connect again, after a connection that brought nothing new."""
-        return now if self._unasked else now + self._stream.reconnect.delay(max(self._dry, 1), self._draw)
+        return now if self.unasked else now + self._stream.reconnect.delay(max(self._dry, 1), self._draw)
 
     def next_look(self, now: float) -> float:
         """When to look after a stream that is open."""
-        return now + (NOTICE_GRACE if self._unasked else self._stream.quiet)
+        return now + (NOTICE_GRACE if self.unasked else self._stream.quiet)
 
     def is_quiet(self, silence: float) -> bool:
         """True when a stream has brought nothing for too long, or not what was said of its run elsewhere."""
-        return self._unasked or silence >= self._stream.quiet
+        return self.unasked or silence >= self._stream.quiet
 
     def _safe_poll(self, now: float, word: float) -> float:
         return now + self._poll.safely(now - word, self._draw, self.hint)

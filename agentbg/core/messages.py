@@ -106,6 +106,9 @@ class Answered:
 class Due:
     """The time of the last `WakeAt` has come."""
 
+    queued: bool = False
+    """The stream that is to be opened waits for its turn, or has since the last look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notified:

@@ -249,8 +249,9 @@ class Run(Endings):
         self.dialogue.reissue()
         return [Commit()]
 
-    def _on_due(self, _seen: Due, now: float) -> list[Command]:
-        """At the deadline, too, the service is asked: it may have ended the run while nobody looked."""
+    def _on_due(self, seen: Due, now: float) -> list[Command]:
+        """At the deadline, too, the service is asked: it may have ended the run while nobody looked. A stream that was
+        not asked for yet is waited for: to give up its turn would bring it to the end of the line."""
         late = self.contact.passed(now)
         if self.phase is Phase.WAITING:
             return self._expire(now) if late else []
@@ -262,7 +263,11 @@ class Run(Endings):
             return self._go_on(now) if late or self.phase is Phase.STARTING else []
 
         if self.phase is Phase.ATTACHING:
-            self._count_dry()
+            if seen.queued and not late and not self.contact.unasked:
+                return self._moves.watch(now)
+
+            if not seen.queued:
+                self._count_dry()
 
         since = inf if late else now - self.contact.changed
         quiet = self.phase is Phase.STREAMING and self.contact.is_quiet(since)

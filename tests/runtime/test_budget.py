@@ -10,10 +10,20 @@ from itertools import pairwise
 
 import pytest
 
-from agentbg import Agent, AgentRuntime, PollPolicy, RequestBudget, RunStatus, RuntimeClosed, ServiceUnavailable
+from agentbg import (
+    Agent,
+    AgentRuntime,
+    PollPolicy,
+    RequestBudget,
+    RunStatus,
+    RuntimeClosed,
+    ServiceUnavailable,
+    StreamPolicy,
+)
 from agentbg.core.pace import LONGEST_PAUSE, SPREAD
 from agentbg.core.schedule import FLOOR_SPREAD
 from agentbg.errors import RunExpired
+from agentbg.stores import MemoryStore
 from agentbg.testing import At, RunScript, ScriptedProvider, VirtualClock, virtual_time
 
 HOUR = 3600.0
@@ -70,7 +80,7 @@ async def test_one_request_per_second_is_shared_fairly_by_500_runs():
 @virtual_time
 async def test_a_start_and_a_cancel_do_not_wait_for_500_polls():
     provider = lasting(3 * HOUR)
-    async with runtime(RequestBudget(per_second=1)) as running:
+    async with runtime(RequestBudget(per_second=1), stream=StreamPolicy(idle=HOUR, quiet=120)) as running:
         agent = Agent(provider)
         handles = await submit(running, agent, 500)
         await asyncio.sleep(100)
@@ -423,3 +433,19 @@ async def test_a_runtime_with_thousands_of_waiting_polls_closes_quietly(caplog):
     for handle in handles:
         with pytest.raises(RuntimeClosed):
             await handle.wait()
+
+
+@virtual_time
+async def test_500_streams_taken_up_at_one_request_per_second_wait_for_it_and_connect_once():
+    story = "A story that is long enough to be told in twenty pieces."
+    provider, store = ScriptedProvider(RunScript.text(story, seconds=1000, deltas=20, queued=0)), MemoryStore()
+    agent = Agent(provider)
+    async with runtime(store=store) as running:
+        await asyncio.gather(*(running.submit(agent, "x", stream=True) for _ in range(500)))
+
+    async with runtime(RequestBudget(per_second=1), store=store, agents=[agent]) as running:
+        handles = await running.list()
+        assert [response.text for response in await running.gather(handles)] == [story] * 500
+
+    assert provider.count("attach") == 500
+    assert all(handle.reconnects == 1 for handle in handles)
