@@ -133,7 +133,7 @@ def _parts(since: float, until: float) -> Iterator[tuple[int, float, float]]:
         low, bin_ = high, bin_ + 1
 
 
-_Count = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]  # more than any runs come to; sums stay finite
 _Counts = Annotated[list[_Count], Field(min_length=len(EDGES), max_length=len(EDGES))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from itertools import islice
 from math import inf
 from typing import Literal
@@ -194,7 +195,10 @@ class PollPolicy:
                 return Fixed(shortest)
             case "adaptive":
                 return Adaptive(self.poll_cost_seconds)
-            case own if not isinstance(own, str | type) and callable(getattr(own, "interval", None)):
+            case own if not isinstance(own, str | type) and callable(method := getattr(own, "interval", None)):
+                if iscoroutinefunction(method):
+                    raise UsageError(f"interval of {own!r} is async, and would never run: make it a plain method.")
+
                 return own
             case other:
                 raise UsageError(

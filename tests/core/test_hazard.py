@@ -196,6 +196,8 @@ GOOD = json.loads(Hazard().to_json())
         json.dumps({**GOOD, "lived": [float("nan"), *GOOD["lived"][1:]]}).encode(),
         json.dumps({**GOOD, "lived": [float("inf"), *GOOD["lived"][1:]]}).encode(),
         json.dumps({**GOOD, "lived": [None, *GOOD["lived"][1:]]}).encode(),
+        json.dumps({**GOOD, "lived": [1e308, *GOOD["lived"][1:]]}).encode(),
+        json.dumps({**GOOD, "ends": [*GOOD["ends"][1:], 1e308]}).encode(),
     ],
 )
 def test_what_is_damaged_or_of_another_version_is_refused(data: bytes) -> None:

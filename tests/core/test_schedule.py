@@ -119,6 +119,16 @@ def test_what_is_no_schedule_is_refused(schedule: Any) -> None:
         PollPolicy(schedule=schedule)
 
 
+def test_an_async_schedule_is_refused() -> None:
+    class Async:
+        async def interval(self, age: float, hazard: Hazard) -> float:
+            return 1.0
+
+    schedule: Any = Async()
+    with pytest.raises(UsageError, match="is async, and would never run"):
+        PollPolicy(schedule=schedule)
+
+
 def test_a_schedule_of_ones_own_is_told_the_age_and_what_is_known() -> None:
     class Half:
         def interval(self, age: float, hazard: Hazard) -> float:
