@@ -42,10 +42,10 @@ CHECKPOINT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What an earlier owner may have told and not stored."""
+    """What this process has not of what an earlier owner told."""
 
     updates: int
-    """At most so many."""
+    """At most so many were told and not stored."""
     text: str | None
     """The text of the run as the store has it, up to the record's position; None where it has not all of it."""
 
@@ -93,8 +93,22 @@ class Journal:
         """Leave nothing unwritten: this owner is about to close."""
 
     async def lost(self) -> Lost | None:
-        """What the owner before this one may have told and not stored; None when it surely stored all."""
-        return None
+        """What is to be known of the owner before; None where it had told no text."""
+        at = self._record.position
+        return Lost(0, await self.text()) if at.chars > at.before else None
+
+    async def text(self) -> str | None:
+        """The run's text as the store has it, up to the record's position; None where it has not all of it."""
+        parts: list[str] = []
+        after = 0
+        while batch := await self._store.read(self._record.id, after=after):
+            for update in batch:
+                _tell(parts, update)
+
+            after = batch[-1].seq
+
+        at, text = self._record.position, "".join(parts)
+        return text if (len(text), digest(text)) == (at.chars, at.digest) else None
 
     async def _commit(self, commit: Commit) -> float | None:
         await (self._store.save if commit.whole else self._store.append)(self._record, commit.updates)
@@ -163,19 +177,7 @@ class Behind(Journal):
         """What is not written at any time, unless the last owner closed, or there was none."""
         record = self._record
         first_owner, all_written = record.epoch <= 1, record.drained == record.epoch - 1
-        return None if first_owner or all_written else Lost(AHEAD, await self._text())
-
-    async def _text(self) -> str | None:
-        parts: list[str] = []
-        after = 0
-        while batch := await self._store.read(self._record.id, after=after):
-            for update in batch:
-                _tell(parts, update)
-
-            after = batch[-1].seq
-
-        at, text = self._record.position, "".join(parts)
-        return text if (len(text), digest(text)) == (at.chars, at.digest) else None
+        return await super().lost() if first_owner or all_written else Lost(AHEAD, await self.text())
 
     def _kept(self, updates: Sequence[AgentRunResponseUpdate]) -> Sequence[AgentRunResponseUpdate]:
         return updates if self._raw else [replace(update, source=None) for update in updates]

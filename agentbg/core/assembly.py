@@ -38,8 +38,8 @@ class Assembly:
     """The delivered part of one run's answer. `said` is the text of its earlier rounds, as far as it is known."""
 
     __slots__ = (
-        "_began_at", "_from_start", "_furthest", "_inherited", "_parts", "_resent", "_said", "dropped", "fresh",
-        "issuer", "position",
+        "_began_at", "_from_start", "_furthest", "_inherited", "_parts", "_recalled", "_resent", "_said", "dropped",
+        "fresh", "issuer", "position",
     )  # fmt: skip
 
     def __init__(self, position: Position = Position(), said: str = "") -> None:
@@ -50,8 +50,10 @@ class Assembly:
         """Events received again and dropped."""
         # Text delivered by this object, each piece with its output item.
         self._parts: list[tuple[int, str]] | None = None  # most runs of a fleet have said nothing yet
-        # True while text of before this object (a resumed run's) stands, of which there is only the digest.
+        # True while text of before this object (a resumed run's) stands, of which there is only the digest, and what a
+        # journal recalls: which of it is of which output item nobody knows.
         self._inherited = position.chars > position.before
+        self._recalled: str | None = None
         self.fresh = False
         """True once the open connection has brought more of the answer. Content sent again is no more, even under later
         numbers: then only more text than ever is. Nor is content without a number where others have one: what comes
@@ -63,8 +65,9 @@ class Assembly:
 
     @property
     def text(self) -> str:
-        """What this object has delivered of this round since the last RESET; of a resumed run, what came since."""
-        return "".join(text for _, text in self._parts or ())
+        """What was delivered of this round since the last RESET; of a resumed run whose text is not known, what came
+        since."""
+        return "".join([self._recalled or "", *(text for _, text in self._parts or ())])
 
     @property
     def moved(self) -> bool:
@@ -73,7 +76,12 @@ class Assembly:
 
     def merged(self, text: str) -> str:
         """`text` if it goes on where the delivered text ends; otherwise the delivered text, as far as it is known."""
-        return text if self._inherited or tail(text, self.position) is not None else self.text
+        unknown = self._inherited and self._recalled is None
+        return text if unknown or tail(text, self.position) is not None else self.text
+
+    def recall(self, text: str | None) -> None:
+        """This is the text, of all rounds, that was delivered up to here; None where nobody knows."""
+        self._recalled = None if text is None else text[self.position.before :]
 
     def is_repeat(self, event: StreamEvent) -> bool:
         """True for an event that was seen before. Only ordered cursors can tell; an END is never a repeat."""
@@ -182,12 +190,12 @@ class Assembly:
         """The next round begins: what was delivered so far stands, and cursor and items are the next one's."""
         at = self.position
         self.position = Position(at.seq, None, at.chars, at.digest, 0, at.chars, at.digest)
-        self._said, self._parts, self._inherited = said, None, False
+        self._said, self._parts, self._inherited, self._recalled = said, None, False, None
 
     def go_back(self, at: Position, said: str) -> None:
         """There is no next round: the one before, which ended at `at`, goes on."""
         self.position = replace(at, seq=self.position.seq)
-        self._said, self._inherited = said, at.chars > at.before
+        self._said, self._inherited, self._recalled = said, at.chars > at.before, None
 
     def retell(self, seq: int, text: str | None) -> AgentRunResponseUpdate:
         """The update that makes good for those, up to `seq`, that nobody knows any more: `text` is the run's so far.
@@ -251,7 +259,7 @@ class Assembly:
         self._furthest = max(self._furthest, at.chars)
         self.position = Position(at.seq, at.cursor, 0, 0, at.items, len(said), digest(said))
         self._parts = []
-        self._inherited = False
+        self._inherited, self._recalled = False, None
         update = self._update(UpdateType.RESET, said + text)
         self._parts = [(0, text)] if text else []
         return update

@@ -137,12 +137,16 @@ class Dialogue:
         return updates
 
     def retell(self, lost: int, text: str | None) -> list[AgentRunResponseUpdate]:
-        """The owner before may have told up to `lost` updates that are not stored: what stands, its `text` where that
-        is known, is told again under numbers that nobody had.
+        """The owner before has told this `text`, where it is known. It may have told up to `lost` updates that are not
+        stored: then what stands is told again under numbers that nobody had.
 
         Between rounds, and before the run has a name, nothing was told that is not stored.
         """
         if self._record.ref is None or self.between or not self._record.status.live:
+            return []
+
+        if not lost:
+            self.assembly.recall(text)
             return []
 
         update = self.assembly.retell(self.assembly.position.seq + lost, text)

@@ -21,6 +21,7 @@ from agentbg import (
     UsageError,
 )
 from agentbg.core.record import RunRecord
+from agentbg.journal import JournalMode
 from agentbg.reader import RECENT
 from agentbg.stores import MemoryStore, SQLiteStore
 from agentbg.testing.server import CutAfterEvent, DropStart, ResponsesServer, Script, SlowBody, Stall, Status
@@ -596,3 +597,22 @@ async def test_a_store_that_fails_is_told_to_all_who_hold_the_run_and_the_run_go
         assert (await again.result()).text == server.run().text
         check(await drain(again.stream()), server.run().text)
         assert server.count("create") == 1
+
+
+@pytest.mark.parametrize("journal", ["full", "checkpoint", "off"])
+async def test_a_failed_run_whose_service_hides_its_text_shows_what_another_owner_had_delivered(journal: JournalMode):
+    script = Script.failed("server_error", "It broke.", after="one two three four five six").lasting(delay=0.05)
+    store = MemoryStore()
+    async with ResponsesServer(script=script) as server, agent_of(server) as agent:
+        async with AgentRuntime(store, poll=POLL, stream=STREAM, agents=[agent], journal=journal) as first:
+            handle = await first.submit(agent, "x", stream=True)
+            async for update in handle.stream():
+                if update.text:
+                    break
+
+        async with AgentRuntime(store, poll=POLL, stream=STREAM, agents=[agent], journal=journal) as second:
+            taken_up = await second.get(handle.id)
+            updates = [update async for update in taken_up.stream()]
+
+        assert taken_up.status is RunStatus.FAILED
+        assert joined(updates) == taken_up.response.text == "one two three four five six"
