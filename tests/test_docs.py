@@ -191,7 +191,7 @@ def test_the_readme_runs_against_a_server_that_breaks(reader: None, monkeypatch:
     assert printed.endswith(f"{story}\n"), "the result"
     assert re.findall(r"run_\w+ (\w+)", printed).count("cancelled") == 1
     assert printed.count("Order 17 is paid back.") == 1
-    assert (server.count("create"), server.count("cancel")) == (6, 1)
+    assert (server.count("create"), server.count("cancel")) == (8, 1)
 
 
 def fenced(*blocks: str) -> str:
