@@ -27,8 +27,8 @@ from agentbg.testing.server import ResponsesServer
 ROOT = Path(__file__).parents[2]
 SOON = Backoff(initial=0.01, maximum=0.02)
 POLL = PollPolicy(initial=0.01, growth=0.0, maximum=0.02, faults=SOON)
-STREAM = StreamPolicy(idle=10.0, quiet=10.0, reconnect=SOON)
-RESTLESS = StreamPolicy(idle=0.3, quiet=0.5, reconnect=SOON)
+STREAM = StreamPolicy(idle=10.0, quiet=10.0, reconnect=SOON, spread=0.0)
+RESTLESS = StreamPolicy(idle=0.3, quiet=0.5, reconnect=SOON, spread=0.0)
 """For tests in which something hangs. Too strict for a machine under load."""
 RETRY = RetryPolicy(backoff=SOON)
 LIMIT = 20.0

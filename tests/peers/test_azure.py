@@ -40,7 +40,7 @@ def ask(**script: Any) -> str:
 
 
 def runtime_of() -> AgentRuntime:
-    return AgentRuntime(poll=SOON, stream=StreamPolicy(reconnect=Backoff(initial=0.02)))
+    return AgentRuntime(poll=SOON, stream=StreamPolicy(reconnect=Backoff(initial=0.02), spread=0.0))
 
 
 async def drain(handle: BackgroundHandle[str], after: int = 0) -> list[AgentRunResponseUpdate]:
