@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from pydantic_ai.exceptions import UnexpectedModelBehavior
 
 from agentbg import AgentRunOptions, AgentRuntime, PollPolicy
 from agentbg.learning import PREFIX
@@ -111,12 +112,15 @@ async def bare_sdk(base_url: str) -> AsyncGenerator[Run]:
 
 @asynccontextmanager
 async def pydantic_ai(base_url: str) -> AsyncGenerator[Run]:
-    """`openai_background`, whose interval is 2 s."""
+    """`openai_background`, whose interval is 2 s. It gives a run up after 1,000 polls."""
     async with sdk(base_url) as client:
         agent = background_agent(Pydantic(client))
 
         async def run(text: str) -> None:
-            await agent.run(text)
+            try:
+                await agent.run(text)
+            except UnexpectedModelBehavior as error:
+                raise GivenUp from error
 
         yield run
 
@@ -181,6 +185,10 @@ async def listening(take: Callable[[web.BaseRequest], Awaitable[web.Response]]) 
         await runner.cleanup()
 
 
+class GivenUp(Exception):
+    """A way does not wait for a run's end."""
+
+
 OTHERS: dict[str, Way] = {"bare SDK, every 2 s": bare_sdk, "pydantic-ai, background": pydantic_ai}
 OURS: dict[str, Way] = {
     "agentbg, exponential": exponential,
@@ -202,12 +210,18 @@ async def watch(name: str, way: Way, load: Load, *, alone: bool) -> Outcome:
                 await run(f"{number} {load.lengths[number]:.6f}")
                 ended[str(number)] = loop.time()
 
-            await asyncio.gather(*(do(number) for number in range(len(load.lengths))))
+            jobs = [do(number) for number in range(len(load.lengths))]
+            outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+            if errors := [error for error in outcomes if error is not None and not isinstance(error, GivenUp)]:
+                raise errors[0]
+
             cpu = time.process_time() - cpu
 
         seen: dict[str, tuple[float, int]] = json.loads(await asyncio.to_thread(service.end))
 
     delays = [at - seen[number][0] for number, at in ended.items()]
+    lost = len(load.lengths) - len(ended)
+    name = f"{name}; gave up on {lost} of {len(load.lengths)}" if lost else name
     return Outcome(name, [polls for _, polls in seen.values()], delays, cpu if alone else None)
 
 
