@@ -7,7 +7,8 @@ A write that has time waits for company, too: the thread, sent for it, sleeps un
 over, and takes all that is queued by then. The first write after a pause finds the window over; a write that has no
 time, a read, and a full queue end it. However many share a commit, it costs one call to the thread, and one back.
 
-The queue of writes is filled by the loop and emptied by the thread: a deque bears that. The rest belongs to the loop.
+The queue of writes is filled by the loop and emptied by the thread: a deque bears that. The loop looks at what is in it
+only while the thread does not. The rest belongs to the loop.
 
 The thread is a ThreadPoolExecutor's: the interpreter ends it at exit, even when nobody closed the store.
 """
@@ -168,6 +169,9 @@ class Worker:
                 job.done.set_result(value)
             else:
                 job.done.set_exception(self._explain(error))
+
+        if self._closing is not None:  # the thread takes the last writes out of the queue, and no more come
+            return
 
         self._gathered = sum(job.weight for job in self._writes)
         self._pressing = bool(self._reads) or any(not job.weight for job in self._writes)

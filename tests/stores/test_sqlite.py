@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import closing
 from dataclasses import replace
 
@@ -514,6 +515,29 @@ class TestGroupCommit:
         async with opened(SQLiteStore(path)) as store:
             assert await store.load("run_1") == make_record(**changed)
             assert len(await store.list(statuses=[RunStatus.RUNNING])) == 1
+
+
+async def test_nobody_looks_into_the_queue_while_the_thread_takes_the_last_writes_out_of_it(path):
+    class Queue(deque):
+        looks = 0
+
+        def __iter__(self):
+            Queue.looks += 1
+            return super().__iter__()
+
+    store, released = SQLiteStore(path), threading.Event()
+    await store.open()
+    store._worker._writes = Queue()
+    under_way = asyncio.ensure_future(store._worker.write(lambda _: released.wait()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the thread has it
+    last = asyncio.create_task(store.create(make_record()))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0)
+    released.set()
+    await asyncio.gather(under_way, last, closing)
+    assert not Queue.looks
 
 
 class TestCommitWindow:
