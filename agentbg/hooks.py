@@ -46,7 +46,8 @@ class EventHook(Protocol):
     """Sees the updates, of streamed and of polled runs."""
 
     def on_event(self, handle: BackgroundHandle[Any], update: AgentRunResponseUpdate) -> object:
-        """An update is in the store, and on its way to those who stream."""
+        """An update is on its way to those who stream. It is in the store by now, unless the run's journal says later,
+        or never."""
         ...
 
 
@@ -128,7 +129,7 @@ class Hooks:
             self._guard(live, partial(hook.on_poll, self._handle_of(live), error, seconds))
 
     def happened(self, live: LiveRun, updates: Iterable[AgentRunResponseUpdate]) -> None:
-        """Updates are in the store."""
+        """The journal has taken these updates."""
         for hook in self._event:
             for update in updates:
                 self._guard(live, partial(hook.on_event, self._handle_of(live), update))

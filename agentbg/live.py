@@ -7,10 +7,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from .calls import Calls
+from .core.bounds import NEVER
 from .core.model import RunRef
 from .core.run import Run
 from .core.update import AgentRunResponseUpdate, UpdateType
@@ -19,8 +19,6 @@ from .journal import Journal
 from .partials import ReadPartial
 from .reader import Reader
 from .tools import Toolset
-
-_NEVER = -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,7 @@ class LiveRun:
         self.cancelling: asyncio.Future[None] | None = None
         self.lost: AgentBGError | None = None
         """Why this process does not drive the run any more, although it is live."""
-        self.restarts_until = _NEVER
+        self.restarts_until = NEVER
         """Up to this Unix time the run may be started again, should its service lose it."""
         self._bell: Bell | None = None
         self._news: Bell | None = None

@@ -49,7 +49,7 @@ class Output(Generic[T]):
     def __init__(self, type_: Any) -> None:
         try:
             self._type: TypeAdapter[T] = TypeAdapter(type_)
-            schema = _root(_schema_of(self._type))
+            schema = _schema_of(self._type)
             self._wrapper = None if schema.get("type") == "object" else _wrapper(type_)
             if self._wrapper is not None:
                 schema = _schema_of(self._wrapper)

@@ -24,7 +24,7 @@ class Retention:
     """Has the store forget what is older than `keep`; nothing, for None. Raises UsageError for an age that is none."""
 
     def __init__(self, store: Store, clock: Clock, keep: timedelta | None) -> None:
-        if keep is not None and not (isinstance(keep, timedelta) and keep > timedelta()):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if keep is not None and not (isinstance(keep, timedelta) and keep > timedelta()):  # pyright: ignore[reportUnnecessaryIsInstance]  not all callers are typed
             raise UsageError(f"retention is a timedelta above 0, or None to keep all runs; not {keep!r}.")
 
         self._store, self._clock, self._keep = store, clock, keep

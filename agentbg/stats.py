@@ -15,7 +15,7 @@ from .core.status import RunStatus
 from .live import LiveRun
 
 _EDGES = (0.0, *(0.001 * 2 ** (step / 4) for step in range(107)))
-# In seconds, to a day; each is 19 % above the one before.
+"""In seconds, to a day; each is 19 % above the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class RuntimeStats:
     open_streams: int
     """Connections of streams that are open, or being opened."""
     commits: int
-    """Commits to the store: each a record, its updates, or both. Those of a pipelined journal share transactions."""
+    """Commits to the runs' journals: each a record, its updates, or both. Several may share a write to the store, and
+    what a journal does not keep is counted, too."""
     notified: int
     """Words from outside that a live run was woken for: webhooks and `notify`."""
     detection_lag: Lag

@@ -10,8 +10,8 @@ from .schedule import PollPolicy
 CANCEL_GRACE = 120.0
 """Seconds from the cancel at a deadline until the run ends without the service's word: as long as a call may take."""
 
-
-_NEVER = -inf  # one for all runs
+NEVER = -inf
+"""One object for all runs: there are very many."""
 
 
 class Bounds:
@@ -23,7 +23,7 @@ class Bounds:
         self._poll = poll
         self.changed = now
         """When the run last showed something new."""
-        self._told = _NEVER  # the change after which a stall was told
+        self._told = NEVER  # the change after which a stall was told
         # The run's own deadline; -inf once it has passed, and the present one is the second.
         self._own = inf if record.deadline_at is None else began + record.allowed
         known_since = now if record.request is None else began + record.renewed  # a token's may be of any age
@@ -32,7 +32,7 @@ class Bounds:
     @property
     def extended(self) -> bool:
         """True when the deadline has passed, and the present one is the second."""
-        return self._own == _NEVER
+        return self._own == NEVER
 
     def passed(self, now: float) -> bool:
         """True when the run has had its time."""
@@ -51,7 +51,7 @@ class Bounds:
 
     def extend(self, now: float) -> None:
         """The run is cancelled at its deadline, and gets some time to end by that."""
-        self._own, self.deadline = _NEVER, now + CANCEL_GRACE
+        self._own, self.deadline = NEVER, now + CANCEL_GRACE
 
     def still(self, now: float) -> bool:
         """True when nothing has changed for longer than the policy finds normal."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from ..errors import AuthenticationFailed, PreviousRunNotFound, ProviderError, ServiceUnavailable
-from .bounds import Bounds
+from .bounds import NEVER, Bounds
 from .life import Life
 from .record import RunRecord
 from .schedule import Draw, PollPolicy, StreamPolicy
@@ -13,9 +11,6 @@ from .states import Signal
 
 NOTICE_GRACE = 2.0
 """Seconds that an open stream has to bring by itself what was said of its run elsewhere."""
-
-
-_NEVER = -inf  # one for all runs
 
 
 def signal_of(error: ProviderError) -> Signal:
@@ -46,7 +41,7 @@ class Contact(Bounds):
         super().__init__(record, poll, now, began)
         self._stream, self._draw = stream, draw
         # When somebody last spoke of a run whose end is announced; None where the service announces nothing.
-        self._word = _NEVER if announced else None
+        self._word = NEVER if announced else None
         self.unasked = False
         """Somebody spoke of the run, and no poll was sent since."""
         self.life = life

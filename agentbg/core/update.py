@@ -66,7 +66,7 @@ class AgentRunResponseUpdate:
     issuer: TokenIssuer | None = field(default=None, repr=False, compare=False)
     read_partial: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # `raw` may be a dict
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AgentRunResponseUpdate) and self._facts == other._facts

@@ -16,6 +16,9 @@ and `attach` are asynchronous generators: whoever iterates closes them with `acl
 **Budgets.** Providers of the same name and endpoint share a `RequestBudget`, unless they have different credentials: a
 provider may have an attribute `credential`, a text that is the same for the same key. It must be no secret, such as a
 hash that is keyed with something random; it is stored nowhere.
+
+**Learning.** What a runtime learns of how long runs take, it keeps for each agent and model. A provider may have an
+attribute `model`: that of the runs whose request names none.
 """
 
 from __future__ import annotations
